@@ -1,0 +1,63 @@
+"""The NumPy backend: the semantics of `tokenmerge.spec`, vectorized over the batch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from tokenmerge.backends.numpy import ats, attention, information_bottleneck, ltm, patch_merger, plan, pooling, tome
+from tokenmerge.backends.numpy.ats import ATS
+from tokenmerge.backends.numpy.ltm import LTM
+from tokenmerge.backends.numpy.patch_merger import PatchMerger
+from tokenmerge.backends.numpy.plan import DensePlan, PartitionPlan, SelectionPlan, compose
+from tokenmerge.backends.numpy.tome import ToMe
+
+NAME = "numpy"
+VERSION = np.__version__
+MERGERS = {"tome": ToMe, "ats": ATS, "patch_merger": PatchMerger, "ltm": LTM}
+DTYPES = ("float16", "float32", "float64")
+
+
+def devices() -> tuple[str, ...]:
+    """Where arrays of this backend can live."""
+    return ("cpu",)
+
+
+def from_numpy(
+    array: np.ndarray[Any, Any], dtype: str | None = None, device: str | None = None
+) -> np.ndarray[Any, Any]:
+    """An array of this backend, in its dtype or in one of `DTYPES`."""
+    return array if dtype is None else array.astype(dtype)
+
+
+def to_numpy(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """A NumPy array of the same values."""
+    return array
+
+
+__all__ = [
+    "ATS",
+    "DTYPES",
+    "LTM",
+    "MERGERS",
+    "NAME",
+    "VERSION",
+    "DensePlan",
+    "PartitionPlan",
+    "PatchMerger",
+    "SelectionPlan",
+    "ToMe",
+    "ats",
+    "attention",
+    "compose",
+    "devices",
+    "from_numpy",
+    "information_bottleneck",
+    "ltm",
+    "patch_merger",
+    "plan",
+    "pooling",
+    "to_numpy",
+    "tome",
+]

@@ -1,0 +1,31 @@
+"""What the four merger objects share: parameters by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from tokenmerge.spec import arguments
+
+Array = np.ndarray[Any, Any]
+
+
+class Merger:
+    """Base of the mergers; `PARAMETERS` are the attributes that are learned."""
+
+    NAME: str
+    PARAMETERS: tuple[str, ...] = ()
+
+    def params(self) -> dict[str, Array]:
+        """The learned parameters by name, as copies; the names are the same in every backend."""
+        values = {name: getattr(self, name) for name in self.PARAMETERS}
+        return {name: value.copy() for name, value in values.items() if value is not None}
+
+    def load_params(self, params: Mapping[str, Array]) -> None:
+        """Take parameters from NumPy arrays. Raises TypeError, ValueError unless names and shapes are exactly ours."""
+        own = self.params()
+        arguments.check_params(self.NAME, params, {name: value.shape for name, value in own.items()})
+        for name, value in own.items():
+            setattr(self, name, np.array(params[name], dtype=value.dtype))

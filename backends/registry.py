@@ -1,0 +1,199 @@
+"""Backends by name: ours, those announced in the entry-point group `tokenmerge.backends`, and those registered by hand.
+
+A backend is a module; it is imported when it is first asked for, so `import tokenmerge` loads no framework.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import entry_points
+from types import ModuleType
+from typing import Any
+
+from tokenmerge.spec.arguments import check_names
+
+ENTRY_POINT_GROUP = "tokenmerge.backends"
+
+# name -> module; and what the module needs: package -> what installs it
+_MODULES = {
+    "spec": "tokenmerge.spec.batch",
+    "numpy": "tokenmerge.backends.numpy",
+    "torch": "tokenmerge.backends.torch",
+    "jax": "tokenmerge.backends.jax",
+}
+_NEEDS = {"torch": ("torch",), "jax": ("jax", "flax")}
+
+# The options of every merger, in the order of its constructor (docs/backends.md); a backend has no others.
+OPTIONS = {
+    "tome": ("r", "protected", "order", "matching", "k"),
+    "ats": ("max_tokens", "score", "sampling"),
+    "patch_merger": ("dim", "num_tokens_out", "logit_scale", "normalize", "use_bias", "eps", "seed"),
+    "ltm": ("dim", "compression_ratio", "protected", "prior_smoothing"),
+}
+_REQUIRED = {"ats": ("max_tokens",), "patch_merger": ("dim", "num_tokens_out"), "ltm": ("dim", "compression_ratio")}
+
+
+@dataclass(frozen=True)
+class BackendInfo:
+    """One backend, as it is installed here.
+
+    Attributes:
+        name: the name to give to `get_merger`.
+        available: whether it imports.
+        version: the framework's version, or None.
+        devices: where its arrays can live, empty if it does not import.
+        dtypes: the dtypes it supports.
+        install: how to get it, or why it does not import; None where it is available.
+    """
+
+    name: str
+    available: bool
+    version: str | None = None
+    devices: tuple[str, ...] = ()
+    dtypes: tuple[str, ...] = ()
+    install: str | None = None
+
+
+def register_backend(name: str, module: str | ModuleType) -> None:
+    """Make a backend known under a name, for this process.
+
+    Args:
+        name: what `get_merger(..., backend=name)` will say.
+        module: the module, or its dotted name, which is then imported when first asked for; see docs/backends.md.
+
+    Raises:
+        ValueError: the name is taken.
+
+    >>> register_backend("numpy", "my.backend")
+    Traceback (most recent call last):
+    ...
+    ValueError: register_backend: `name` must be a new one, got 'numpy', which is tokenmerge.backends.numpy
+    """
+    known = _known()
+    if name in known:
+        raise ValueError(f"register_backend: `name` must be a new one, got {name!r}, which is {known[name]}")
+    if isinstance(module, ModuleType):
+        _check_backend(name, module)
+        _LOADED[name] = module
+        module = module.__name__
+    _MODULES[name] = module
+
+
+def available_backends() -> dict[str, BackendInfo]:
+    """Every known backend, and how to install those that are missing.
+
+    Imports each of them. The reference itself, `backend="spec"`, is one of them.
+
+    >>> available_backends()["numpy"].devices
+    ('cpu',)
+    """
+    found = {}
+    for name in _known():
+        try:
+            module = get_backend(name)
+        except ImportError as error:
+            found[name] = BackendInfo(name, available=False, install=str(error))
+        else:
+            found[name] = BackendInfo(name, True, module.VERSION, tuple(module.devices()), tuple(module.DTYPES))
+    return found
+
+
+def get_backend(name: str) -> ModuleType:
+    """The backend's module, by name or by the dotted name of a module that nobody registered.
+
+    Raises:
+        ValueError: no backend of this name.
+        ImportError: its framework is not installed; the sentence says what to install.
+
+    >>> get_backend("nunpy")  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    ...
+    ValueError: get_backend: `backend` must be one of 'jax', 'numpy', 'spec', 'torch' or a module, got 'nunpy'...
+    """
+    if name in _LOADED:
+        return _LOADED[name]
+    known = _known()
+    if name not in known and "." not in str(name):
+        close = difflib.get_close_matches(str(name), known, n=1)
+        hint = f" (did you mean {close[0]!r}?)" if close else ""
+        names = ", ".join(repr(each) for each in sorted(known))
+        raise ValueError(f"get_backend: `backend` must be one of {names} or a module, got {name!r}{hint}")
+    path = known.get(name, name)
+    try:
+        module = importlib.import_module(path)
+    except ModuleNotFoundError as error:
+        missing = (error.name or "").partition(".")[0]
+        if missing in _NEEDS.get(name, ()):
+            raise ImportError(f'backend "{name}" needs {missing}: pip install "tokenmerge[{name}]"') from None
+        if name not in known and (error.name == path or path.startswith(f"{error.name}.")):
+            raise ValueError(f"get_backend: `backend` must be a module that can be imported, got {name!r}") from None
+        raise
+    _check_backend(name, module)
+    _LOADED[name] = module
+    return module
+
+
+def get_merger(name: str, *, backend: str = "numpy", **config: Any) -> Any:
+    """A merger of one of the backends.
+
+    Args:
+        name: "tome", "ats", "patch_merger" or "ltm".
+        backend: "numpy", "torch", "jax", "spec" (the reference, slow), a registered name or a dotted module name.
+        **config: the merger's options: `r, protected, order, matching, k` (tome); `max_tokens, score, sampling` (ats);
+            `dim, num_tokens_out, logit_scale, normalize, use_bias, eps, seed` (patch_merger);
+            `dim, compression_ratio, protected, prior_smoothing` (ltm).
+
+    Returns:
+        The framework's own kind of object: a `torch.nn.Module`, a Flax `nnx.Module`, a plain object for NumPy. All have
+        `plan(...)`, `params()` and `load_params(mapping)`, and calling one returns `Merged(tokens, size, mask, plan)`.
+
+    Raises:
+        ValueError: an unknown merger or backend, an option out of range.
+        TypeError: an unknown or missing option, an option of the wrong type.
+        ImportError: the backend's framework is not installed.
+
+    >>> import numpy as np
+    >>> merger = get_merger("tome", r=4, protected=1)
+    >>> out = merger(np.random.default_rng(0).standard_normal((2, 17, 8)))
+    >>> out.tokens.shape, out.plan.unmerge(out.tokens).shape
+    ((2, 13, 8), (2, 17, 8))
+    """
+    if name not in OPTIONS:
+        close = difflib.get_close_matches(str(name).lower(), OPTIONS, n=1)
+        hint = f" (did you mean {close[0]!r}?)" if close else ""
+        names = ", ".join(repr(each) for each in OPTIONS)
+        raise ValueError(f"get_merger: `name` must be one of {names}, got {name!r}{hint}")
+    check_names(name, config, OPTIONS[name], "option")
+    for option in _REQUIRED.get(name, ()):
+        if option not in config:
+            raise TypeError(f"{name}: `{option}` must be given, got nothing")
+    module = get_backend(backend)
+    if name not in module.MERGERS:
+        raise ValueError(
+            f"get_merger: `name` must be a merger that {backend} has ({', '.join(module.MERGERS)}), got {name!r}"
+        )
+    return module.MERGERS[name](**config)
+
+
+_LOADED: dict[str, ModuleType] = {}
+
+
+def _known() -> dict[str, str]:
+    return {**_announced(), **_MODULES}
+
+
+@cache
+def _announced() -> dict[str, str]:
+    return {entry.name: entry.value for entry in entry_points(group=ENTRY_POINT_GROUP)}
+
+
+def _check_backend(name: str, module: ModuleType) -> None:
+    needed = ("NAME", "VERSION", "MERGERS", "DTYPES", "from_numpy", "to_numpy", "devices")
+    missing = [attribute for attribute in needed if not hasattr(module, attribute)]
+    if missing:
+        raise ValueError(
+            f"get_backend: `backend` must have {', '.join(missing)}, got {name!r} without (docs/backends.md)"
+        )

@@ -1,0 +1,131 @@
+"""ATS: adaptive token sampling (arXiv 2111.15667, section 3; docs/ats.md).
+
+A token's score is how much the class token attends to it, times the length of its value. Sample points on the running
+sum of the scores choose tokens; how many different ones are chosen depends on the image.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from tokenmerge.spec.arguments import check_ats
+from tokenmerge.spec.calls import Calls
+from tokenmerge.spec.plan import SelectionPlan
+from tokenmerge.spec.precision import working_dtype
+
+Array = np.ndarray[Any, Any]
+check = Calls(np.ndarray, batched=False)
+
+
+def scores(attn: Array, value: Array, *, score: str = "per_head", mask: Array | None = None) -> Array:
+    """Significance of the tokens 1..N-1.
+
+    "per_head" (the paper): `score_j = sum_h attn[h,0,j] * ||value[h,j]||`.
+    "concat" (the released code): `score_j = (sum_h attn[h,0,j]) * ||concat_h value[h,j]||`.
+
+    Args:
+        attn: `(H,N,N)` after softmax, or the class row alone `(H,N)`.
+        value: `(H,N,d)`.
+        score: "per_head" or "concat".
+        mask: `(N,)` bool; a masked token scores 0.
+
+    Returns:
+        `(N-1,)`, float32 at least.
+
+    >>> attn, value = np.array([[0.2, 0.5, 0.3]]), np.array([[[9.0], [2.0], [-1.0]]])
+    >>> scores(attn, value)
+    array([1. , 0.3])
+    """
+    work = working_dtype(attn.dtype, value.dtype)
+    row = (attn[:, 0, :] if attn.ndim == 3 else attn).astype(work)[:, 1:]
+    length_squared = (value.astype(work) ** 2).sum(axis=2)[:, 1:]
+    if score == "per_head":
+        significance = (row * np.sqrt(length_squared)).sum(axis=0)
+    else:
+        significance = row.sum(axis=0) * np.sqrt(length_squared.sum(axis=0))
+    return significance if mask is None else np.where(mask[1:], significance, 0)
+
+
+def plan(
+    attn: Array,
+    value: Array,
+    *,
+    max_tokens: int,
+    score: str = "per_head",
+    sampling: str = "inverse_transform",
+    mask: Array | None = None,
+    uniforms: Array | None = None,
+    noise: Array | None = None,
+) -> SelectionPlan:
+    """Decide which tokens stay.
+
+    "inverse_transform": `cdf` is the running sum of `score / sum(score)` in token order; each sample point
+    `u_k = (2k-1)/(2K)` chooses the token whose `cdf` is nearest. Tokens with score 0 are never chosen.
+    "gumbel": `argmax_j(log(score_j / (sum(score) + 1e-6) + 1e-6) + noise[k,j])` for every `k`.
+
+    Args:
+        attn: `(H,N,N)` after softmax, or the class row alone `(H,N)`. Token 0 is the class token.
+        value: `(H,N,d)`.
+        max_tokens: K >= 1, the class token not counted.
+        score: "per_head" or "concat", see `scores`.
+        sampling: "inverse_transform" or "gumbel".
+        mask: `(N,)` bool, True where a token is real; masked tokens score 0 and are never chosen.
+        uniforms: `(K,)` in [0, 1], the sample points in place of `u_k`; with "inverse_transform" only.
+        noise: `(K,N-1)`, standard Gumbel noise; with "gumbel" only, and there it must be given.
+
+    Returns:
+        SelectionPlan with `P = 1 + min(K, N-1)` slots: the class token, then every chosen token once, ascending, then
+        padding with `mask` False.
+
+    Raises:
+        TypeError, ValueError: an argument of the wrong type, shape or range.
+
+    A row of zero scores counts as uniform over the real tokens. Ties go to the lower index.
+
+    >>> attn, value = np.array([[0.2, 0.5, 0.0, 0.3]]), np.ones((1, 4, 1))
+    >>> chosen = plan(attn, value, max_tokens=3)
+    >>> chosen.indices, chosen.mask
+    (array([0, 1, 3, 0]), array([ True,  True,  True, False]))
+    """
+    check_ats(max_tokens, score, sampling)
+    _, n, _ = check.ats(attn, value, mask, uniforms, noise, max_tokens, sampling)
+    if n == 0:
+        return SelectionPlan(np.zeros(0, int), np.zeros(0, bool), 0)
+    others = n - 1
+
+    significance = scores(attn, value, score=score, mask=mask)
+    real = np.ones(others, bool) if mask is None else mask[1:]
+    if sampling == "gumbel":
+        chosen = _gumbel(significance, real, noise)
+    else:
+        points = (2 * np.arange(1, max_tokens + 1) - 1) / (2 * max_tokens) if uniforms is None else uniforms
+        chosen = _inverse_transform(significance, real, points.astype(significance.dtype))
+
+    slots = 1 + min(max_tokens, others)
+    kept = [0, *(1 + token for token in sorted(set(chosen)))][:slots]
+    indices = np.array(kept + [0] * (slots - len(kept)), dtype=int)
+    filled = np.arange(slots) < len(kept)
+    if mask is not None:
+        filled[:1] &= mask[:1]
+    return SelectionPlan(indices, filled, n)
+
+
+def _inverse_transform(significance: Array, real: Array, points: Array) -> list[int]:
+    if significance.sum() == 0:
+        significance = real.astype(significance.dtype)
+    eligible = significance > 0
+    if not eligible.any():
+        return []
+    cdf = np.cumsum(significance / significance.sum())
+    distance = np.where(eligible, np.abs(cdf - points[:, None]), np.inf)
+    return [int(row.argmin()) for row in distance]  # argmin takes the lowest of several nearest
+
+
+def _gumbel(significance: Array, real: Array, noise: Array) -> list[int]:
+    if not real.any():
+        return []
+    probability = significance / (significance.sum() + 1e-6)
+    perturbed = np.where(real, np.log(probability + 1e-6) + noise.astype(significance.dtype), -np.inf)
+    return [int(row.argmax()) for row in perturbed]

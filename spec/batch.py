@@ -1,0 +1,325 @@
+"""The reference behind the interface of a backend: `get_merger(..., backend="spec")`.
+
+A loop over the samples and nothing else; it is what conformance compares with. A plan here is the tuple of the samples'
+plans.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from tokenmerge.spec import arguments, ats, ltm, patch_merger, tome
+from tokenmerge.spec import plan as plans
+from tokenmerge.spec.calls import Calls
+from tokenmerge.spec.initial import initial_queries
+from tokenmerge.spec.merged import Merged
+from tokenmerge.spec.precision import working_dtype
+
+Array = np.ndarray[Any, Any]
+check = Calls(np.ndarray)
+
+NAME = "spec"
+VERSION = np.__version__
+DTYPES = ("float16", "float32", "float64")
+
+
+@dataclass(frozen=True, eq=False)
+class BatchPlan:
+    """The plans of the samples of a batch, with the interface of a backend's plan.
+
+    Args:
+        samples: one plan per sample.
+        shape: a plan of the same shape, which an empty batch takes its shapes from.
+
+    The fields of the samples' plans are here with the batch axis: `assignment`, `indices` or `weights`, and `mask`.
+    """
+
+    samples: tuple[plans.Plan, ...]
+    shape: plans.Plan
+
+    @property
+    def num_tokens_in(self) -> int:
+        return self.shape.num_tokens_in
+
+    @property
+    def num_tokens_out(self) -> int:
+        return self.shape.num_tokens_out
+
+    @property
+    def mask(self) -> Array | None:
+        return None if self.shape.mask is None else self._stack(lambda plan: plan.mask)
+
+    def __getattr__(self, field: str) -> Array:
+        if field not in ("assignment", "indices", "weights") or not hasattr(self.shape, field):
+            raise AttributeError(f"{type(self.shape).__name__} has no {field!r}")
+        return self._stack(lambda plan: getattr(plan, field))
+
+    def matrix(self, size: Array | None = None) -> Array:
+        return self._stack(lambda plan, size: plan.matrix(size), size)
+
+    def share(self) -> Array:
+        return self._stack(lambda plan: plan.share())
+
+    def merge(self, x: Array, size: Array | None = None) -> Array:
+        check.sample("plan", "x", x, "N C", B=len(self.samples), N=self.num_tokens_in)
+        check.optional("plan", "size", size, "N", B=len(self.samples), N=self.num_tokens_in)
+        return self._stack(lambda plan, x, size: plan.merge(x, size), x, size)
+
+    def merge_size(self, size: Array | None = None) -> Array:
+        return self._stack(lambda plan, size: plan.merge_size(size), size)
+
+    def unmerge(self, y: Array) -> Array:
+        check.sample("plan", "y", y, "P C", B=len(self.samples), P=self.num_tokens_out)
+        return self._stack(lambda plan, y: plan.unmerge(y), y)
+
+    def _stack(self, function: Callable[..., Any], *arrays: Array | None) -> Array:
+        rows = [function(plan, *_sample(arrays, i)) for i, plan in enumerate(self.samples)]
+        if rows:
+            return np.stack(rows)
+        like = np.asarray(
+            function(self.shape, *(None if a is None else np.zeros(a.shape[1:], a.dtype) for a in arrays))
+        )
+        return np.zeros((0, *like.shape), like.dtype)
+
+
+def compose(first: BatchPlan, second: BatchPlan, size: Array | None = None) -> BatchPlan:
+    """The plan of two layers after one another, sample by sample.
+
+    >>> swap = BatchPlan((plans.SelectionPlan(np.array([1, 0])),), plans.SelectionPlan(np.array([1, 0])))
+    >>> compose(swap, swap).indices
+    array([[0, 1]])
+    """
+    samples = (
+        plans.compose(one, two, None if size is None else size[i])
+        for i, (one, two) in enumerate(zip(first.samples, second.samples, strict=True))
+    )
+    return BatchPlan(tuple(samples), plans.compose(first.shape, second.shape))
+
+
+def _sample(arrays: tuple[Array | None, ...], i: int) -> list[Array | None]:
+    return [None if array is None else array[i] for array in arrays]
+
+
+def _plan_each(function: Callable[..., plans.Plan], *arrays: Array | None) -> BatchPlan:
+    """`function` of every sample; an empty batch takes its shapes from a blank one."""
+    batch = next(len(array) for array in arrays if array is not None)
+    samples = tuple(function(*_sample(arrays, i)) for i in range(batch))
+    return BatchPlan(samples, samples[0] if samples else function(*(_blank(array) for array in arrays)))
+
+
+def _blank(array: Array | None) -> Array | None:
+    """A sample of zeros; integers are positions (a permutation) and count up."""
+    if array is None:
+        return None
+    return np.arange(array.shape[1]) if array.dtype.kind in "iu" else np.zeros(array.shape[1:], array.dtype)
+
+
+class _Merger:
+    """Parameters by name, as in every backend."""
+
+    NAME: str
+    PARAMETERS: tuple[str, ...] = ()
+
+    def params(self) -> dict[str, Array]:
+        """The learned parameters by name, as copies."""
+        values = {name: getattr(self, name) for name in self.PARAMETERS}
+        return {name: value.copy() for name, value in values.items() if value is not None}
+
+    def load_params(self, params: Mapping[str, Array]) -> None:
+        """Take parameters from NumPy arrays, in their own precision: the reference also runs on float64 parameters."""
+        own = self.params()
+        arguments.check_params(self.NAME, params, {name: value.shape for name, value in own.items()})
+        for name in own:
+            setattr(self, name, np.array(params[name]))
+
+
+def _merged(plan: BatchPlan, x: Array, size: Array | None, mask: Array | None) -> Merged:
+    size = np.ones(x.shape[:2], working_dtype(x.dtype)) if size is None else size
+    return Merged(plan.merge(x, size), plan.merge_size(size), mask, plan)
+
+
+class ToMe(_Merger):
+    """`tokenmerge.spec.tome` for a batch."""
+
+    NAME = "tome"
+
+    def __init__(
+        self,
+        r: int | None = None,
+        protected: int = 0,
+        order: str = "grouped",
+        matching: str = "bipartite",
+        k: int | None = None,
+    ) -> None:
+        arguments.check_tome(r, protected, order, matching, k)
+        self.options: dict[str, Any] = {"r": r, "protected": protected, "order": order, "matching": matching, "k": k}
+
+    def plan(self, metric: Array, *, mask: Array | None = None, permutation: Array | None = None) -> BatchPlan:
+        check.tome(metric, mask, permutation, self.options["matching"], self.options["protected"])
+
+        def one(metric: Array, mask: Array | None, permutation: Array | None) -> plans.Plan:
+            return tome.plan(metric, mask=mask, permutation=permutation, **self.options)
+
+        return _plan_each(one, metric, mask, permutation)
+
+    def __call__(
+        self,
+        x: Array,
+        *,
+        metric: Array | None = None,
+        size: Array | None = None,
+        mask: Array | None = None,
+        permutation: Array | None = None,
+    ) -> Merged:
+        check.tokens("tome", x, size, ("metric", metric, "N D"))
+        plan = self.plan(x if metric is None else metric, mask=mask, permutation=permutation)
+        return _merged(plan, x, size, plan.mask)
+
+
+class ATS(_Merger):
+    """`tokenmerge.spec.ats` for a batch."""
+
+    NAME = "ats"
+
+    def __init__(self, max_tokens: int, score: str = "per_head", sampling: str = "inverse_transform") -> None:
+        arguments.check_ats(max_tokens, score, sampling)
+        self.options: dict[str, Any] = {"max_tokens": max_tokens, "score": score, "sampling": sampling}
+
+    def plan(
+        self,
+        attn: Array,
+        value: Array,
+        *,
+        mask: Array | None = None,
+        uniforms: Array | None = None,
+        noise: Array | None = None,
+    ) -> BatchPlan:
+        check.ats(attn, value, mask, uniforms, noise, self.options["max_tokens"], self.options["sampling"])
+
+        def one(attn: Array, value: Array, mask: Array | None, u: Array | None, g: Array | None) -> plans.Plan:
+            return ats.plan(attn, value, mask=mask, uniforms=u, noise=g, **self.options)
+
+        return _plan_each(one, attn, value, mask, uniforms, noise)
+
+    def __call__(
+        self,
+        x: Array,
+        *,
+        attn: Array,
+        value: Array,
+        size: Array | None = None,
+        mask: Array | None = None,
+        uniforms: Array | None = None,
+        noise: Array | None = None,
+    ) -> Merged:
+        check.tokens("ats", x, size, ("value", value, "H N d"))
+        plan = self.plan(attn, value, mask=mask, uniforms=uniforms, noise=noise)
+        return _merged(plan, x, size, plan.mask)
+
+
+class PatchMerger(_Merger):
+    """`tokenmerge.spec.patch_merger` for a batch."""
+
+    NAME = "patch_merger"
+    PARAMETERS = ("queries", "scale", "bias")
+
+    def __init__(
+        self,
+        dim: int,
+        num_tokens_out: int,
+        logit_scale: float | None = None,
+        normalize: bool = True,
+        use_bias: bool = True,
+        eps: float = 1e-5,
+        seed: int = 0,
+    ) -> None:
+        arguments.check_patch_merger(dim, num_tokens_out, logit_scale, eps, seed)
+        self.dim, self.logit_scale, self.normalize, self.eps = dim, logit_scale, normalize, eps
+        self.queries = initial_queries(num_tokens_out, dim, seed)
+        self.scale = np.ones(dim, np.float32)
+        self.bias = np.zeros(dim, np.float32) if use_bias else None
+
+    def plan(self, x: Array, *, mask: Array | None = None) -> BatchPlan:
+        check.tokens("patch_merger", x, None, C=self.dim)
+        check.patch_merger(x, self.queries, self.scale, self.bias, mask)
+
+        def one(x: Array, mask: Array | None) -> plans.Plan:
+            return patch_merger.plan(
+                x,
+                queries=self.queries,
+                scale=self.scale,
+                bias=self.bias,
+                logit_scale=self.logit_scale,
+                normalize=self.normalize,
+                eps=self.eps,
+                mask=mask,
+            )
+
+        return _plan_each(one, x, mask)
+
+    def __call__(self, x: Array, *, size: Array | None = None, mask: Array | None = None) -> Merged:
+        check.tokens("patch_merger", x, size, C=self.dim)
+        plan = self.plan(x, mask=mask)
+        normalized = np.zeros(x.shape, working_dtype(x.dtype))
+        for i, sample in enumerate(x):
+            own_mask = None if mask is None else mask[i]
+            normalized[i] = patch_merger.inputs(sample, self.scale, self.bias, self.normalize, self.eps, own_mask)
+        merged = _merged(plan, normalized, size, None)
+        return merged._replace(tokens=merged.tokens.astype(x.dtype))
+
+
+class LTM(_Merger):
+    """`tokenmerge.spec.ltm` for a batch."""
+
+    NAME = "ltm"
+    PARAMETERS = ("weight",)
+
+    def __init__(self, dim: int, compression_ratio: float, protected: int = 0, prior_smoothing: float = 0.1) -> None:
+        arguments.check_ltm(dim, compression_ratio, protected, prior_smoothing)
+        self.dim = dim
+        self.options: dict[str, Any] = {
+            "compression_ratio": compression_ratio,
+            "protected": protected,
+            "prior_smoothing": prior_smoothing,
+        }
+        self.weight = np.zeros(dim, np.float32)
+
+    def plan(self, x: Array, *, prior: Array | None = None, mask: Array | None = None) -> BatchPlan:
+        check.tokens("ltm", x, None, C=self.dim)
+        check.ltm(x, self.weight, prior, mask, self.options["compression_ratio"], self.options["protected"])
+        if prior is not None and prior.ndim == 2:
+            prior = np.broadcast_to(prior, (len(x), *prior.shape))
+
+        def one(x: Array, prior: Array | None, mask: Array | None) -> plans.Plan:
+            return ltm.plan(x, weight=self.weight, prior=prior, mask=mask, **self.options)
+
+        return _plan_each(one, x, prior, mask)
+
+    def __call__(
+        self, x: Array, *, size: Array | None = None, prior: Array | None = None, mask: Array | None = None
+    ) -> Merged:
+        check.tokens("ltm", x, size, C=self.dim)
+        plan = self.plan(x, prior=prior, mask=mask)
+        return _merged(plan, x, size, plan.mask)
+
+
+MERGERS = {"tome": ToMe, "ats": ATS, "patch_merger": PatchMerger, "ltm": LTM}
+
+
+def devices() -> tuple[str, ...]:
+    """Where arrays of this backend can live."""
+    return ("cpu",)
+
+
+def from_numpy(array: Array, dtype: str | None = None, device: str | None = None) -> Array:
+    """An array of this backend, in its dtype or in one of `DTYPES`."""
+    return array if dtype is None else array.astype(dtype)
+
+
+def to_numpy(array: Array) -> Array:
+    """A NumPy array of the same values."""
+    return array

@@ -1,0 +1,110 @@
+"""LTM: learnable token merging (arXiv 2407.15219; docs/ltm.md).
+
+The paper fixes what goes in and out of its mask module but the released code leaves the module out. This one is
+derived in docs/ltm.md: one mirror-descent step `G <- softmax(log G0 - step)` from a prior mask, the label-dependent
+factor of the information-bottleneck gradient being replaced by a learned per-channel map of the target tokens.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from tokenmerge.spec.arguments import check_ltm
+from tokenmerge.spec.calls import Calls
+from tokenmerge.spec.plan import DensePlan
+from tokenmerge.spec.precision import working_dtype
+from tokenmerge.spec.schedule import ltm_tokens_out
+from tokenmerge.spec.softmax import softmax
+
+Array = np.ndarray[Any, Any]
+check = Calls(np.ndarray, batched=False)
+
+
+def pooling_prior(n: int, p: int, smoothing: float = 0.1) -> Array:
+    """The first mask `G0 (n,p)`: adaptive average pooling, smoothed; columns sum to 1.
+
+    Column `j` averages the tokens `floor(j n / p) ... ceil((j+1) n / p) - 1`; then
+    `(1 - smoothing) * pool + smoothing / n`, so that no token starts with weight 0.
+
+    >>> pooling_prior(3, 2, smoothing=0.0)
+    array([[0.5, 0. ],
+           [0.5, 0.5],
+           [0. , 0.5]])
+    """
+    pool = np.zeros((n, p))
+    for column in range(p):
+        start, stop = column * n // p, -(-(column + 1) * n // p)
+        pool[start:stop, column] = 1 / (stop - start)
+    return (1 - smoothing) * pool + smoothing / max(n, 1)
+
+
+def plan(
+    z: Array,
+    *,
+    weight: Array,
+    compression_ratio: float,
+    protected: int = 0,
+    prior_smoothing: float = 0.1,
+    prior: Array | None = None,
+    mask: Array | None = None,
+) -> DensePlan:
+    """`G = softmax over tokens (log G0 + (z * weight) T^T / sqrt(C))` with the targets `T = G0^T z`; `W = G^T`.
+
+    Args:
+        z: `(N,C)` floating point, the residual stream after attention.
+        weight: `(C,)`, learned; zero gives `G = G0`, smoothed adaptive average pooling.
+        compression_ratio: rho in (0, 1]; `n = N - protected` tokens become `P' = ceil(rho n)`.
+        protected: leading tokens, copied through unchanged in front; at most N.
+        prior_smoothing: epsilon in [0, 1], see `pooling_prior`.
+        prior: `(n,P')` floating point, the mask of the layer before, in place of the pooling prior (`chain`). It is
+            used as it is; a token whose entry is 0 keeps weight 0.
+        mask: `(N,)` bool, True where a token is real. The real tokens are treated as if they were alone and the
+            result is padded on the right; of a given prior the real tokens' rows and the first columns are used.
+
+    Returns:
+        DensePlan with `P = protected + P'` slots; rows sum to 1, a padded slot's row is zero.
+
+    Raises:
+        TypeError, ValueError: an argument of the wrong type, shape or range.
+
+    >>> z = np.array([[1.0], [3.0], [5.0], [7.0]])
+    >>> plan(z, weight=np.zeros(1), compression_ratio=0.5, prior_smoothing=0.0).merge(z)
+    array([[2.],
+           [6.]])
+    """
+    check_ltm(1, compression_ratio, protected, prior_smoothing)
+    n, c = check.ltm(z, weight, prior, mask, compression_ratio, protected)
+    width = ltm_tokens_out(n - protected, compression_ratio)
+
+    work = working_dtype(z.dtype)
+    real = np.arange(n) if mask is None else np.flatnonzero(mask)
+    first, rest = real[:protected], real[protected:]
+    columns = ltm_tokens_out(len(rest), compression_ratio)
+    if prior is None:
+        g0 = pooling_prior(len(rest), columns, prior_smoothing).astype(work)
+    else:
+        g0 = prior[rest - protected, :columns].astype(work)
+    tokens = z[rest].astype(work)
+    targets = g0.T @ tokens
+    step = (tokens * weight.astype(work)) @ targets.T / np.sqrt(work.type(c))
+    with np.errstate(divide="ignore"):  # log 0 = -inf: weight 0
+        logits = np.log(g0) + step
+
+    w = np.zeros((protected + width, n), work)
+    w[np.arange(len(first)), first] = 1
+    w[np.ix_(protected + np.arange(columns), rest)] = softmax(logits.T)
+    if mask is None:
+        return DensePlan(w)
+    slot = np.arange(protected + width)
+    return DensePlan(w, (slot < len(first)) | ((slot >= protected) & (slot < protected + columns)))
+
+
+def chain(plan: DensePlan, protected: int = 0) -> Array:
+    """The mask `G (n,P')` inside a plan, to give to the next layer as its `prior` where the shapes repeat.
+
+    >>> chain(plan(np.ones((4, 1)), weight=np.zeros(1), compression_ratio=0.5)).shape
+    (4, 2)
+    """
+    return plan.weights[protected:, protected:].T

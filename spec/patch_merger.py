@@ -1,0 +1,81 @@
+"""PatchMerger: M learned queries, each a mixture of all tokens (arXiv 2202.12015; docs/patch_merger.md)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from tokenmerge.spec.arguments import check_patch_merger
+from tokenmerge.spec.calls import Calls
+from tokenmerge.spec.plan import DensePlan
+from tokenmerge.spec.precision import working_dtype
+from tokenmerge.spec.softmax import softmax
+
+Array = np.ndarray[Any, Any]
+check = Calls(np.ndarray, batched=False)
+
+
+def layer_norm(x: Array, scale: Array, bias: Array | None = None, *, eps: float = 1e-5) -> Array:
+    """`(x - mean) / sqrt(variance + eps) * scale + bias` over the channels, in the working precision of `x`.
+
+    The variance is the mean of the squared deviations: the shortcut `mean(x^2) - mean(x)^2` cancels.
+
+    Args:
+        x: `(N,C)`; scale, bias: `(C,)`; eps: >= 0.
+
+    >>> layer_norm(np.array([[1.0, 3.0]]), np.ones(2), eps=0.0)
+    array([[-1.,  1.]])
+    """
+    x = x.astype(working_dtype(x.dtype))
+    deviation = x - x.mean(axis=1, keepdims=True)
+    variance = (deviation**2).mean(axis=1, keepdims=True)
+    normalized = deviation / np.sqrt(variance + x.dtype.type(eps)) * scale.astype(x.dtype)
+    return normalized if bias is None else normalized + bias.astype(x.dtype)
+
+
+def inputs(x: Array, scale: Array, bias: Array | None, normalize: bool, eps: float, mask: Array | None) -> Array:
+    """What the plan is made of and applied to: `LayerNorm(x)` or `x`, with masked tokens set to zero."""
+    x = x if mask is None else np.where(mask[:, None], x, 0).astype(x.dtype)
+    return layer_norm(x, scale, bias, eps=eps) if normalize else x.astype(working_dtype(x.dtype))
+
+
+def plan(
+    x: Array,
+    *,
+    queries: Array,
+    scale: Array | None = None,
+    bias: Array | None = None,
+    logit_scale: float | None = None,
+    normalize: bool = True,
+    eps: float = 1e-5,
+    mask: Array | None = None,
+) -> DensePlan:
+    """`W = softmax over tokens (logit_scale * queries x^T)` with `x^ = LayerNorm(x)`; the merged tokens are `W x^`.
+
+    Args:
+        x: `(N,C)` floating point.
+        queries: `(M,C)`, learned.
+        scale, bias: `(C,)`, of the LayerNorm; None for ones and for no bias.
+        logit_scale: None for `C**-0.5` (the re-implementations); 1.0 gives the paper's formula.
+        normalize: False leaves the LayerNorm out (the paper's bare formula).
+        eps: of the LayerNorm, inside the root.
+        mask: `(N,)` bool, True where a token is real; masked tokens get weight 0.
+
+    Returns:
+        DensePlan `(M,N)`, rows sum to 1; all zero when no token is real.
+
+    Raises:
+        TypeError, ValueError: an argument of the wrong type, shape or range.
+
+    >>> x, queries = np.array([[0.0], [0.0], [9.0]]), np.array([[0.0]])
+    >>> plan(x, queries=queries, normalize=False, mask=np.array([True, True, False])).weights
+    array([[0.5, 0.5, 0. ]])
+    """
+    _, c = check.patch_merger(x, queries, scale, bias, mask)
+    check_patch_merger(c, 1, logit_scale, eps)
+    scale = np.ones(c, x.dtype) if scale is None else scale
+    normalized = inputs(x, scale, bias, normalize, eps, mask)
+    factor = normalized.dtype.type(c**-0.5 if logit_scale is None else logit_scale)
+    logits = factor * (queries.astype(normalized.dtype) @ normalized.T)
+    return DensePlan(softmax(logits if mask is None else np.where(mask, logits, -np.inf)))

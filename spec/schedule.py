@@ -1,0 +1,111 @@
+"""How many tokens a layer removes: integers only, so every backend shares this file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fractions import Fraction
+from functools import lru_cache
+
+from tokenmerge.spec.arguments import check_integer, check_real
+
+
+def tokens_removed(num_tokens: int, r: int, protected: int = 0) -> int:
+    """Tokens that ToMe really removes: `r_eff = max(0, min(r, (N - protected) // 2))`.
+
+    Bipartite matching can remove at most one of every two tokens that are not protected (ToMe, section 3).
+
+    >>> tokens_removed(197, 16, protected=1), tokens_removed(5, 16, protected=1)
+    (16, 2)
+    """
+    return max(0, min(r, (num_tokens - protected) // 2))
+
+
+def kth_tokens_out(num_tokens: int, k: int, protected: int = 0) -> int:
+    """Tokens that `matching="kth"` leaves: one of every run of `k`, and the tail of `n mod k`.
+
+    >>> kth_tokens_out(10, 3)
+    4
+    """
+    if num_tokens <= protected:
+        return num_tokens
+    n = num_tokens - protected
+    return protected + n // k + n % k
+
+
+def kth_width(num_tokens: int, k: int, protected: int = 0) -> int:
+    """Slots that a padded batch of up to `num_tokens` tokens needs: a shorter sample may have a longer tail.
+
+    >>> kth_tokens_out(6, 3), kth_tokens_out(5, 3), kth_width(6, 3)
+    (2, 3, 3)
+    """
+    shortest = max(0, num_tokens - k)
+    return max(kth_tokens_out(n, k, protected) for n in range(shortest, num_tokens + 1))
+
+
+def ltm_tokens_out(num_tokens: int, compression_ratio: float) -> int:
+    """Tokens that LTM makes of `n`: `P' = ceil(rho n)`, with rho read as the decimal number that was written.
+
+    Read so, 0.55 of 100 tokens are 55; the product of the two binary floating-point numbers would give 56.
+
+    >>> ltm_tokens_out(197, 0.8), ltm_tokens_out(100, 0.55), ltm_tokens_out(0, 0.5)
+    (158, 55, 0)
+    """
+    return -int(-Fraction(str(float(compression_ratio))) * num_tokens // 1)
+
+
+@lru_cache(maxsize=64)
+def ltm_tokens_out_upto(num_tokens: int, compression_ratio: float) -> tuple[int, ...]:
+    """`ltm_tokens_out` of 0, 1, ..., n: a padded batch looks up each sample's own number of tokens.
+
+    >>> ltm_tokens_out_upto(4, 0.5)
+    (0, 1, 1, 2, 2)
+    """
+    return tuple(ltm_tokens_out(n, compression_ratio) for n in range(num_tokens + 1))
+
+
+def merge_schedule(r: int | tuple[int, float] | Sequence[int], depth: int) -> tuple[int, ...]:
+    """Tokens to remove in each of `depth` layers.
+
+    Args:
+        r: an integer >= 0 (the same in every layer); a tuple `(r, inflect)` with inflect in [-1, 1], which runs
+            linearly from `min = int(r * (1 - inflect))` to `2r - min`, layer `i` getting
+            `int(min + (max - min) * i / (depth - 1))`; or a list of integers >= 0, one per layer, padded with zeros.
+        depth: number of layers, >= 1.
+
+    Returns:
+        A tuple of `depth` integers.
+
+    Raises:
+        TypeError, ValueError: an `r` that is none of these; a list longer than the network is an error, not cut.
+
+    Source: ToMe (arXiv 2210.09461), section 4.1.
+
+    >>> merge_schedule(8, 3), merge_schedule((8, -1.0), 3), merge_schedule([4, 2], 3)
+    ((8, 8, 8), (16, 8, 0), (4, 2, 0))
+    """
+    check_integer("merge_schedule", "depth", depth, minimum=1)
+    if isinstance(r, tuple):
+        return _inflected(r, depth)
+    if isinstance(r, list):
+        for count in r:
+            check_integer("merge_schedule", "r", count, minimum=0)
+        if len(r) > depth:
+            raise ValueError(f"merge_schedule: `r` must have at most depth = {depth} entries, got {len(r)}")
+        return tuple(int(count) for count in r) + (0,) * (depth - len(r))
+    check_integer("merge_schedule", "r", r, minimum=0, hint="r=0 merges nothing")
+    return (int(r),) * depth  # type: ignore[call-overload]
+
+
+def _inflected(r: tuple[int, float], depth: int) -> tuple[int, ...]:
+    if len(r) != 2:
+        raise ValueError(
+            f"merge_schedule: `r` must be (r, inflect) when it is a tuple, got {len(r)} entries (a list is a schedule)"
+        )
+    mean, inflect = r
+    check_integer("merge_schedule", "r", mean, minimum=0)
+    check_real("merge_schedule", "inflect", inflect, -1.0, 1.0, "[-1, 1]")
+    if depth == 1:
+        return (int(mean),)
+    low = int(mean * (1 - inflect))
+    high = 2 * mean - low
+    return tuple(int(low + (high - low) * layer / (depth - 1)) for layer in range(depth))

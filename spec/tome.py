@@ -1,0 +1,162 @@
+"""ToMe: bipartite soft matching (arXiv 2210.09461, section 3; docs/tome.md).
+
+Tokens at even positions (A) each look for their most similar token at an odd position (B); the `r` most similar pairs
+are merged. The plan is a partition: the merged token is the size-weighted mean of its group.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from tokenmerge.spec.arguments import check_tome
+from tokenmerge.spec.calls import Calls
+from tokenmerge.spec.plan import PartitionPlan
+from tokenmerge.spec.precision import working_dtype
+from tokenmerge.spec.schedule import kth_width, tokens_removed
+
+Array = np.ndarray[Any, Any]
+check = Calls(np.ndarray, batched=False)
+
+
+def normalize(metric: Array) -> Array:
+    """`metric / ||metric||` per token, in the working precision.
+
+    A vector without a direction (zero, or with an infinity or a NaN in it) becomes zero: similarity 0 with everything.
+    Dividing by the largest entry first keeps the squares of very large and very small vectors in range.
+
+    Args:
+        metric: `(N,D)` floating point.
+
+    >>> normalize(np.array([[3.0, 4.0], [0.0, 0.0], [np.nan, 1.0]]))
+    array([[0.6, 0.8],
+           [0. , 0. ],
+           [0. , 0. ]])
+    """
+    m = metric.astype(working_dtype(metric.dtype))
+    largest = np.abs(m).max(axis=1, keepdims=True, initial=0)
+    has_direction = np.isfinite(largest) & (largest > 0)
+    m = np.divide(m, largest, out=np.zeros_like(m), where=has_direction)
+    norm = np.sqrt((m * m).sum(axis=1, keepdims=True))
+    return np.divide(m, norm, out=m, where=has_direction)
+
+
+def plan(
+    metric: Array,
+    *,
+    r: int | None = None,
+    protected: int = 0,
+    order: str = "grouped",
+    matching: str = "bipartite",
+    k: int | None = None,
+    mask: Array | None = None,
+    permutation: Array | None = None,
+) -> PartitionPlan:
+    """Decide which tokens merge.
+
+    Args:
+        metric: `(N,D)` floating point, what similarity is measured on; in a ViT block the keys averaged over heads.
+        r: tokens to remove, >= 0; really removed are `r_eff = max(0, min(r, (N - protected) // 2))`. Not read by
+            "kth".
+        protected: leading tokens that never merge and never receive; at most N.
+        order: output order of bipartite matching: "grouped" (protected tokens, unmerged A, B, each ascending),
+            "positional" (every surviving token ascending) or "score" (as grouped, A by descending similarity).
+        matching: "bipartite"; "kth" (the last token of each run of `k` is kept and receives the other k-1; the tail of
+            `n mod k` tokens stays, at the end); "random" (the first r_eff tokens of `permutation` merge, the others
+            receive and keep the permutation's order).
+        k: length of a run, >= 1, with "kth" only.
+        mask: `(N,)` bool, True where a token is real. The real tokens are treated as if they were alone and the result
+            is padded on the right; padding goes nowhere (-1).
+        permutation: `(N,)` integer, with "random" only; protected and padded positions in it are passed over.
+
+    Returns:
+        PartitionPlan with `P = N - r_eff` slots; "kth" has `protected + n // k + n mod k` of `n = N - protected`.
+
+    Raises:
+        TypeError, ValueError: an argument of the wrong type, shape or range.
+
+    Ties go to the lower index, in every arg-max and in the sort.
+
+    >>> metric = np.array([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
+    >>> plan(metric, r=1).assignment
+    array([1, 1, 0, 2])
+    """
+    check_tome(r, protected, order, matching, k)
+    n, _ = check.tome(metric, mask, permutation, matching, protected)
+
+    real = np.arange(n) if mask is None else np.flatnonzero(mask)
+    m = normalize(metric[real])
+    if matching == "bipartite":
+        groups = _bipartite(m, tokens_removed(len(real), r, protected), protected, order)
+    elif matching == "random":
+        among_real = np.array([np.searchsorted(real, p) for p in permutation if p in real], dtype=int)
+        groups = _random(m, tokens_removed(len(real), r, protected), protected, among_real)
+    else:
+        groups = _kth(m, k, protected)
+    if mask is None:
+        return PartitionPlan(groups, _slots_used(groups))
+
+    assignment = np.full(n, -1)
+    assignment[real] = groups
+    width = kth_width(n, k, protected) if matching == "kth" else n - tokens_removed(n, r, protected)
+    return PartitionPlan(assignment, width, np.arange(width) < _slots_used(groups))
+
+
+def _bipartite(m: Array, r: int, protected: int, order: str) -> Array:
+    n = len(m)
+    if r == 0:
+        return np.arange(n)
+    a, b = np.arange(0, n, 2), np.arange(1, n, 2)
+    similarity = m[a] @ m[b].T
+    similarity[a < protected, :] = -np.inf
+    similarity[:, b < protected] = -np.inf
+    best = similarity.max(axis=1)
+    dst = b[similarity.argmax(axis=1)]  # argmax takes the lowest b that reaches the maximum
+    ranking = np.argsort(-best, kind="stable")  # descending, ties to the lower position
+    merged, unmerged = ranking[:r], a[ranking[r:]]
+
+    first = list(range(protected))
+    unmerged, b = [p for p in unmerged if p >= protected], [p for p in b if p >= protected]
+    if order == "grouped":
+        survivors = first + sorted(unmerged) + b
+    elif order == "positional":
+        survivors = first + sorted(unmerged + b)
+    else:
+        survivors = first + unmerged + b
+    return _assign(n, survivors, sources=a[merged], targets=dst[merged])
+
+
+def _kth(m: Array, k: int, protected: int) -> Array:
+    n = len(m)
+    ends = np.arange(protected + k - 1, n, k)  # the last token of each run
+    first, tail = np.arange(min(protected, n)), np.arange(protected + len(ends) * k, n)
+    sources = np.setdiff1d(np.arange(protected, protected + len(ends) * k), ends)
+    return _assign(n, [*first, *ends, *tail], sources, _most_similar(m, sources, ends))
+
+
+def _random(m: Array, r: int, protected: int, permutation: Array) -> Array:
+    if r == 0:
+        return np.arange(len(m))
+    shuffled = permutation[permutation >= protected]
+    sources, remaining = shuffled[:r], shuffled[r:]
+    return _assign(len(m), [*range(protected), *remaining], sources, _most_similar(m, sources, remaining))
+
+
+def _most_similar(m: Array, sources: Array, among: Array) -> Array:
+    """For every source the most similar token of `among`; ties to the one that comes first there."""
+    if len(sources) == 0:
+        return sources
+    return among[(m[sources] @ m[among].T).argmax(axis=1)]
+
+
+def _assign(n: int, survivors: list[Any], sources: Array, targets: Array) -> Array:
+    """The slot of every token: survivors in the given order, sources where their target is."""
+    assignment = np.full(n, -1)
+    assignment[np.array(survivors, dtype=int)] = np.arange(len(survivors))
+    assignment[sources] = assignment[targets]
+    return assignment
+
+
+def _slots_used(groups: Array) -> int:
+    return int(groups.max(initial=-1)) + 1

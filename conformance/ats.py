@@ -1,0 +1,112 @@
+"""Certificates for ATS: every sample point has chosen a token that may be the nearest one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from tokenmerge.conformance.case import Case, Outcome
+from tokenmerge.conformance.plan import check_laws
+from tokenmerge.conformance.rounding import Rounded
+from tokenmerge.conformance.verdict import Finding, exactly
+
+Array = np.ndarray[Any, Any]
+
+
+def scores(attn: Rounded, value: Rounded, score: str, real: Array) -> Rounded:
+    """Significance of the tokens after the class token, with its error; 0 for masked ones."""
+    row = attn[:, 0, 1:] if attn.value.ndim == 3 else attn[:, 1:]
+    others = value[:, 1:]
+    squared = (others * others).sum(axis=2)
+    if score == "per_head":
+        significance = (row * squared.sqrt()).sum(axis=0)
+    else:
+        significance = row.sum(axis=0) * squared.sum(axis=0).sqrt()
+    # an attention or a value of exactly zero gives a score of exactly zero
+    zero = significance.value == 0
+    error = np.where(real & ~zero, significance.error, 0)
+    return Rounded(np.where(real, significance.value, 0), error, significance.dtype)
+
+
+def certify(case: Case, outcome: Outcome) -> list[Finding]:
+    """Structure, decisions and values of an outcome."""
+    findings = check_laws(outcome)
+    for i in range(len(outcome.tokens)):
+        findings += _certify_sample(case, outcome, i)
+    return findings
+
+
+def _certify_sample(case: Case, outcome: Outcome, i: int) -> list[Finding]:
+    config = {"score": "per_head", "sampling": "inverse_transform"} | case.config
+    k = config["max_tokens"]
+    inputs = {name: Rounded.exact(outcome.inputs[name][i], outcome.dtype) for name in ("attn", "value")}
+    n = inputs["value"].value.shape[1]
+    mask = outcome.inputs["mask"][i] if "mask" in outcome.inputs else np.ones(n, bool)
+    indices, filled = outcome.plan["indices"][i], outcome.plan["mask"][i]
+    slots = 0 if n == 0 else 1 + min(k, n - 1)
+    found = [exactly(f"plan.num_tokens_out[{i}]", outcome.plan["num_tokens_out"], slots)]
+    if n == 0 or not found[0].ok:
+        return found
+
+    others = np.flatnonzero(filled[1:]) + 1
+    count = len(others)
+    found += [
+        exactly(f"plan.mask[{i}]", filled, np.arange(slots) < 1 + count if mask[0] else np.isin(np.arange(slots), others)),
+        exactly(f"indices[{i}] of the class token", int(indices[0]), 0),
+        exactly(f"indices[{i}] of padding", indices[1 + count :].astype(int), np.zeros(slots - 1 - count, int)),
+        exactly(f"indices[{i}] ascending, each once", bool((np.diff(indices[: 1 + count]) > 0).all()), True),
+        exactly(f"masked tokens chosen[{i}]", int((~mask[indices[1 : 1 + count]]).sum()), 0),
+    ]
+    if any(not each.ok for each in found):
+        return found
+    chosen = indices[1 : 1 + count] - 1
+    significance = scores(inputs["attn"], inputs["value"], config["score"], mask[1:])
+    if config["sampling"] == "gumbel":
+        noise = Rounded.exact(outcome.inputs["noise"][i], outcome.dtype)
+        probability = significance / (significance.sum(axis=0, keepdims=True) + 1e-6)
+        perturbed = -((probability + 1e-6).log()[None] + noise)
+        return [*found, _covers(i, perturbed, mask[1:], chosen)]
+
+    if significance.value.sum() == 0:
+        significance = Rounded.exact(mask[1:] * 1.0, outcome.dtype)
+    eligible = significance.value > 0
+    points = (2 * np.arange(1, k + 1) - 1) / (2 * k)
+    given = Rounded.exact(outcome.inputs["uniforms"][i], outcome.dtype) if "uniforms" in outcome.inputs else None
+    u = given if given is not None else Rounded(points, 2.0**-24 * points, significance.dtype)
+    cdf = (significance / significance.sum(axis=0, keepdims=True)).cumsum()
+    distance = cdf[None, :] - u[:, None]
+    distance = Rounded(np.abs(distance.value), distance.error, distance.dtype)
+    return [*found, _covers(i, distance, eligible, chosen)]
+
+
+def _covers(i: int, cost: Rounded, eligible: Array, chosen: Array) -> Finding:
+    """The chosen tokens are what you get if each row takes one of its cheapest tokens, within rounding.
+
+    That is so if every row may have taken one of them and every one of them may have been taken by some row.
+    """
+    what = f"chosen tokens[{i}]"
+    if not eligible.any():
+        return exactly(what, chosen.astype(int), np.zeros(0, int))
+    wrong = chosen[~eligible[chosen]]
+    if len(wrong):
+        return Finding(what, np.inf, f"indices[{i}] hold token {1 + wrong[0]}, which has score 0 and can never be chosen")
+    # how much of its budget each token needs to be the cheapest of each row
+    value = np.where(eligible, cost.value, np.inf)
+    best = value.argmin(axis=1)
+    row = np.arange(len(value))
+    short = value - value[row, best][:, None]
+    allowed = cost.error + cost.error[row, best][:, None]
+    needed = np.where(short > 0, short / allowed, 0.0)[:, chosen]
+    by_row = needed.min(axis=1, initial=np.inf)
+    by_token = needed.min(axis=0, initial=np.inf)
+    worst = max(by_row.max(initial=0.0), by_token.max(initial=0.0))
+    if worst <= 1:
+        return Finding(what, float(worst))
+    if by_row.max(initial=0.0) > 1:
+        at = int(by_row.argmax())
+        message = f"indices[{i}] lack token {1 + best[at]}, which sample {at} must choose"
+    else:
+        at = int(by_token.argmax())
+        message = f"indices[{i}] hold token {1 + chosen[at]}, which no sample can have chosen"
+    return Finding(what, float(worst), message)

@@ -1,0 +1,26 @@
+"""The checks, in the order in which they run: one file per room, a decorator collects them."""
+
+from __future__ import annotations
+
+from tokenmerge.conformance.checks import (
+    attention,
+    composition,
+    decisions,
+    errors,
+    gradients,
+    independence,
+    information_bottleneck,
+)
+from tokenmerge.conformance.checks.check import CHECKS, Check
+
+__all__ = [
+    "CHECKS",
+    "Check",
+    "attention",
+    "composition",
+    "decisions",
+    "errors",
+    "gradients",
+    "independence",
+    "information_bottleneck",
+]

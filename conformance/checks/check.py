@@ -1,0 +1,78 @@
+"""One check: a sentence of the spec, and a function that tries to refute it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from tokenmerge.conformance.subject import Subject
+
+TIERS = {1: "exact", 2: "certified", 3: "rounding"}
+Function = Callable[[Subject, Any], None]
+
+
+@dataclass(frozen=True)
+class Check:
+    """A check.
+
+    Args:
+        id: `room-name`, unique.
+        tier: 1 exact equality, 2 decisions certified within a bound, 3 values within a bound.
+        statement: the sentence that it tests.
+        function: takes the subject and Hypothesis data; raises `Mismatch`.
+        share: of the examples of a level, for checks that are slow.
+        needs: attribute of the backend without which the check does not apply, or None.
+        dtype: the only dtype in which it applies, or None for all.
+    """
+
+    id: str
+    tier: int
+    statement: str
+    function: Function
+    share: float = 1.0
+    needs: str | None = None
+    dtype: str | None = None
+
+    @property
+    def room(self) -> str:
+        return self.id.partition("-")[0]
+
+    def applies(self, subject: Subject) -> str | None:
+        """None if it applies, or why it does not."""
+        if self.dtype not in (None, subject.dtype):
+            return f"only in {self.dtype}"
+        if self.needs is not None and not hasattr(subject.module, self.needs):
+            return f"the backend has no {self.needs}"
+        if self.room in MERGERS and self.room not in subject.module.MERGERS:
+            return f"the backend has no {self.room}"
+        return None
+
+
+MERGERS = ("tome", "ats", "patch_merger", "ltm")
+CHECKS: dict[str, Check] = {}
+
+
+def check(id: str, tier: int, statement: str, **options: Any) -> Callable[[Function], Function]:
+    """Register a function as a check."""
+
+    def register(function: Function) -> Function:
+        if id in CHECKS:
+            raise ValueError(f"check: `id` must be a new one, got {id!r}")
+        CHECKS[id] = Check(id, tier, statement, function, **options)
+        return function
+
+    return register
+
+
+def check_each(id: str, tier: int, statement: str, mergers: tuple[str, ...] = MERGERS, **options: Any) -> Any:
+    """Register one function as a check of every merger: it takes the subject, the data and the merger's name."""
+
+    def register(function: Callable[[Subject, Any, str], None]) -> Callable[[Subject, Any, str], None]:
+        for merger in mergers:
+            check(f"{merger}-{id}", tier, statement, **options)(
+                lambda subject, data, merger=merger: function(subject, data, merger)  # type: ignore[misc]
+            )
+        return function
+
+    return register

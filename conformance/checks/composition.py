@@ -1,0 +1,46 @@
+"""Plans of successive layers multiply."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from hypothesis import strategies as st
+
+from tokenmerge.conformance.case import context, give, make_merger, read, to_numpy
+from tokenmerge.conformance.checks.check import check_each
+from tokenmerge.conformance.plan import sample_plans, weights
+from tokenmerge.conformance.rounding import Rounded
+from tokenmerge.conformance.strategies import MERGERS, cases
+from tokenmerge.conformance.subject import Subject
+from tokenmerge.conformance.verdict import within
+
+
+@check_each("compose", 3, "The plan of two layers is the product of their matrices.", needs="compose", share=0.5)
+def compose(subject: Subject, data: Any, merger: str) -> None:
+    module, dtype = subject.module, subject.dtype
+    case = data.draw(cases(merger, "generic"))
+    b, n, _ = case.inputs["x"].shape
+    # a group whose sizes are all zero is averaged plainly, which is not a product of matrices (docs/plan.md)
+    case.inputs["size"] = np.maximum(case.inputs.get("size", np.ones((b, n))), 1)
+    first = subject.run(case)
+    then = data.draw(st.sampled_from(["tome", "ats", "ltm"]), label="second merger")
+    mask = first.mask
+    if then == "ats" and mask is not None and not mask[:, :1].all():
+        mask = None
+    case_two = data.draw(MERGERS[then]("generic", (b, first.tokens.shape[1]), mask))
+    case_two.inputs.pop("size", None)
+
+    with context(module, dtype):
+        arrays = give(case_two, module, dtype, subject.device)
+        seen = {name: to_numpy(module, array) for name, array in arrays.items()}
+        result = make_merger(case_two, module)(arrays.pop("x"), size=first.result.size, **arrays)
+        second = read(result, seen, first.result.size, module, dtype)
+        size = give(case, module, dtype, subject.device)["size"]
+        got = to_numpy(module, module.compose(first.result.plan, result.plan, size=size).matrix(size))
+    for i, (one, two) in enumerate(zip(sample_plans(first), sample_plans(second), strict=True)):
+        w_one, w_two = weights(one, case.inputs["size"][i], dtype), weights(two, first.size[i], dtype)
+        product = w_two @ w_one
+        # the composed plan may compute its own quotients: as many roundings again, and one matrix product
+        want = Rounded(product.value, 2 * product.error, product.dtype)
+        subject.demand(case, within(f"compose({merger}, {then}).matrix(size)[{i}]", got[i], want))

@@ -1,0 +1,96 @@
+"""Decisions, values and the laws of the plan."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from tokenmerge.conformance.checks.check import check, check_each
+from tokenmerge.conformance.strategies import cases
+from tokenmerge.conformance.subject import Subject
+from tokenmerge.conformance.verdict import exactly
+
+
+@check_each(
+    "exact",
+    1,
+    "On inputs whose arithmetic is exact in every precision every decision is the spec's; ties go to the lower index.",
+    mergers=("tome", "ats"),
+)
+def exact(subject: Subject, data: Any, merger: str) -> None:
+    subject.judge(data.draw(cases(merger, "exact", padded=False)), exact=True)
+
+
+@check_each(
+    "generic",
+    2,
+    "On ordinary floats every decision is optimal, and every value exact, within the bound of its rounding errors.",
+)
+def generic(subject: Subject, data: Any, merger: str) -> None:
+    subject.judge(data.draw(cases(merger, "generic", padded=False)))
+
+
+@check_each("large", 2, "The same holds for many tokens, up to N = 1024.", share=0.1)
+def large(subject: Subject, data: Any, merger: str) -> None:
+    subject.judge(data.draw(cases(merger, "large")))
+
+
+@check_each(
+    "degenerate",
+    1,
+    "Empty and tiny shapes, equal and zero tokens, options larger than possible: the same rules, never NaN, never a crash.",
+)
+def degenerate(subject: Subject, data: Any, merger: str) -> None:
+    case = data.draw(cases(merger, "degenerate"))
+    outcome = subject.judge(case)
+    subject.demand(case, exactly("NaN among the tokens", bool(np.isnan(outcome.tokens).any()), False))
+
+
+@check_each(
+    "padded",
+    1,
+    "A sample in a padded batch gives exactly what it gives alone, then is padded on the right; padding reaches nothing.",
+)
+def padded(subject: Subject, data: Any, merger: str) -> None:
+    kind = "exact" if merger in ("tome", "ats") else "generic"
+    case = data.draw(cases(merger, kind, padded=True))
+    outcome = subject.judge(case, exact=kind == "exact")
+    # whatever stands in the padding, even NaN, must not be seen
+    dirty = {name: array.copy() for name, array in case.inputs.items()}
+    padding = ~case.inputs["mask"]
+    dirty["x"][padding] = np.nan
+    if "metric" in dirty:
+        dirty["metric"][padding] = np.inf
+    if "value" in dirty:
+        dirty["value"] = np.where(padding[:, None, :, None], np.nan, dirty["value"])
+    again = subject.run(type(case)(case.merger, case.config, dirty, case.params))
+    subject.demand(
+        case,
+        exactly("tokens with NaN in the padding", again.tokens, outcome.tokens),
+        exactly("size with NaN in the padding", again.size, outcome.size),
+        exactly("plan with NaN in the padding", again.matrix, outcome.matrix),
+    )
+
+
+@check(
+    "tome-unmerge",
+    1,
+    "unmerge puts every token back at its own position, for every `protected` and every `order`; mass is conserved.",
+)
+def unmerge(subject: Subject, data: Any) -> None:
+    case = data.draw(cases("tome", "generic"))
+    # tokens that know their position; in integers, so that every dtype holds them
+    b, n, _ = case.inputs["x"].shape
+    case.inputs["x"][:] = np.arange(n)[None, :, None]
+    case.inputs["size"] = np.ones((b, n))
+    outcome = subject.run(case)
+    groups = outcome.plan["assignment"]
+    for i in range(b):
+        for token in range(n):
+            members = np.flatnonzero(groups[i] == groups[i, token])
+            if groups[i, token] >= 0 and len(members) == 1:
+                got = outcome.unmerged[i, token, 0]
+                subject.demand(case, exactly(f"unmerged[{i}, {token}]", float(got), float(token)))
+    real = case.inputs.get("mask", np.ones((b, n), bool)).sum(axis=1)
+    subject.demand(case, exactly("sum of the sizes", outcome.size.sum(axis=1), real.astype(float)))

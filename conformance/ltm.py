@@ -1,0 +1,66 @@
+"""LTM: the mask and the tokens within the rounding of their formula."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from tokenmerge.conformance.case import Case, Outcome
+from tokenmerge.conformance.plan import check_laws
+from tokenmerge.conformance.rounding import Rounded, softmax
+from tokenmerge.conformance.verdict import Finding, exactly, within
+from tokenmerge.spec.schedule import ltm_tokens_out
+
+Array = np.ndarray[Any, Any]
+
+
+def pooling_prior(n: int, p: int, smoothing: float, dtype: str) -> Rounded:
+    """Smoothed adaptive average pooling of `n` tokens to `p`, with its error."""
+    pool = np.zeros((n, p))
+    for column in range(p):
+        start, stop = (column * n) // p, -((-(column + 1) * n) // p)
+        pool[start:stop, column] = 1 / (stop - start)
+    inside = pool > 0
+    pooled = Rounded.exact(inside, dtype) / Rounded.exact(np.where(inside, 1 / np.where(inside, pool, 1), 1), dtype)
+    uniform = Rounded.exact(smoothing, dtype) / Rounded.exact(max(n, 1), dtype)
+    prior = pooled * (1 - smoothing) + uniform
+    exact_zero = prior.value == 0
+    return Rounded(prior.value, np.where(exact_zero, 0, prior.error + prior.unit * uniform.value), prior.dtype)
+
+
+def certify(case: Case, outcome: Outcome) -> list[Finding]:
+    """Mask, weights and values of an outcome."""
+    config = {"protected": 0, "prior_smoothing": 0.1} | case.config
+    ratio, protected = config["compression_ratio"], config["protected"]
+    findings, inputs = [], []
+    for i, x in enumerate(outcome.inputs["x"]):
+        n = len(x)
+        width = ltm_tokens_out(n - protected, ratio)
+        mask = outcome.inputs["mask"][i] if "mask" in outcome.inputs else None
+        real = np.arange(n) if mask is None else np.flatnonzero(mask)
+        first, rest = real[:protected], real[protected:]
+        columns = ltm_tokens_out(len(rest), ratio)
+        tokens = Rounded.exact(x[rest], outcome.dtype)
+        if "prior" in outcome.inputs:
+            given = outcome.inputs["prior"]
+            given = given if given.ndim == 2 else given[i]
+            prior = Rounded.exact(given[rest - protected, :columns], outcome.dtype)
+        else:
+            prior = pooling_prior(len(rest), columns, config["prior_smoothing"], outcome.dtype)
+        weight = Rounded.exact(case.params["weight"], outcome.dtype)
+        step = (tokens * weight) @ (prior.T @ tokens).T / Rounded.exact(x.shape[1], outcome.dtype).sqrt()
+        g = softmax((prior.log() + step).T)
+
+        w, error = np.zeros((protected + width, n)), np.zeros((protected + width, n))
+        w[np.arange(len(first)), first] = 1
+        block = np.ix_(protected + np.arange(columns), rest)
+        w[block], error[block] = g.value, g.error
+        findings.append(within(f"weights[{i}]", outcome.plan["weights"][i], Rounded(w, error, g.dtype)))
+        slot = np.arange(protected + width)
+        filled = (slot < len(first)) | ((slot >= protected) & (slot < protected + columns))
+        got = None if outcome.plan["mask"] is None else outcome.plan["mask"][i]
+        findings.append(exactly(f"plan.mask[{i}]", got, None if mask is None else filled))
+        clean = x if mask is None else np.where(mask[:, None], x, 0)
+        inputs.append(Rounded.exact(clean, outcome.dtype))
+    return [*findings, *check_laws(outcome, inputs)]

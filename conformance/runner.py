@@ -1,0 +1,115 @@
+"""Runs the checks on a backend and says what each one found."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from hypothesis import HealthCheck, Verbosity, given, settings
+from hypothesis import seed as with_seed
+from hypothesis import strategies as st
+
+from tokenmerge.conformance.checks import CHECKS, Check
+from tokenmerge.conformance.checks.check import MERGERS
+from tokenmerge.conformance.subject import Mismatch, Subject
+
+# Examples per check; the checks are the same at every level.
+LEVELS = {"quick": 5, "ci": 40, "deep": 2000}
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one check found.
+
+    Attributes:
+        id, tier, statement: of the check.
+        status: "passed", "failed" or "not applicable".
+        dtype: of the inputs.
+        examples: how many were tried.
+        worst, median: share of the rounding budget that the comparisons used; None where nothing was rounded.
+        seconds: that it took.
+        message: what differs, or why it does not apply.
+        snippet: a program that shows the failure when pasted.
+    """
+
+    id: str
+    tier: int
+    statement: str
+    status: str
+    dtype: str
+    examples: int = 0
+    worst: float | None = None
+    median: float | None = None
+    seconds: float = 0.0
+    message: str = ""
+    snippet: str = ""
+
+
+def select(mergers: tuple[str, ...] = MERGERS) -> list[Check]:
+    """The checks of some mergers, and those that belong to none."""
+    return [check for check in CHECKS.values() if check.room in mergers or check.room not in MERGERS]
+
+
+def run_checks(subject: Subject, checks: list[Check], level: str = "ci", seed: int | None = None) -> Iterator[Result]:
+    """Run checks one after the other.
+
+    Args:
+        subject: the backend, in one dtype.
+        checks: which ones, see `select`.
+        level: how many examples, a key of `LEVELS`.
+        seed: of Hypothesis; None for examples that are the same in every run.
+    """
+    for check in checks:
+        yield run_check(subject, check, level, seed)
+
+
+def run_check(subject: Subject, check: Check, level: str = "ci", seed: int | None = None) -> Result:
+    """Run one check until it fails or the examples of the level are used up."""
+    reason = check.applies(subject)
+    if reason:
+        return Result(check.id, check.tier, check.statement, "not applicable", subject.dtype, message=reason)
+    examples = 0
+
+    @settings(
+        max_examples=max(1, round(LEVELS[level] * check.share)),
+        database=None,
+        deadline=None,
+        derandomize=seed is None,
+        report_multiple_bugs=False,
+        suppress_health_check=list(HealthCheck),
+        verbosity=Verbosity.quiet,
+    )
+    @given(st.data())
+    def attempt(data: st.DataObject) -> None:
+        nonlocal examples
+        examples += 1
+        check.function(subject, data)
+
+    subject.budgets.clear()
+    start = time.perf_counter()
+    status, message, snippet = "passed", "", ""
+    try:
+        (attempt if seed is None else with_seed(seed)(attempt))()
+    except Mismatch as error:
+        status, snippet = "failed", error.snippet
+        message = "\n".join([error.message, *getattr(error, "__notes__", [])])
+    except Exception as error:
+        status = "failed"
+        notes = getattr(error, "__notes__", [])
+        message = "\n".join([f"the check raised {type(error).__name__}: {error}", *notes])
+    budgets = subject.budgets
+    return Result(
+        id=check.id,
+        tier=check.tier,
+        statement=check.statement,
+        status=status,
+        dtype=subject.dtype,
+        examples=examples,
+        worst=max(budgets) if budgets else None,
+        median=statistics.median(budgets) if budgets else None,
+        seconds=time.perf_counter() - start,
+        message=message,
+        snippet=snippet,
+    )

@@ -1,0 +1,67 @@
+"""What is being checked: a backend in one dtype on one device. A check that fails raises `Mismatch`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from types import ModuleType
+
+from tokenmerge.conformance.case import Case, Outcome, run_case
+from tokenmerge.conformance.judge import judge
+from tokenmerge.conformance.verdict import Finding, Verdict
+
+
+class Mismatch(AssertionError):
+    """A backend disagrees with the spec.
+
+    Args:
+        message: what differs, one line each: `{what}={got}, but should be {want}`.
+        snippet: a program that shows it when pasted.
+    """
+
+    def __init__(self, message: str, snippet: str = "") -> None:
+        super().__init__(f"{message}\n\nRepeat it with:\n\n{snippet}" if snippet else message)
+        self.message, self.snippet = message, snippet
+
+
+@dataclass
+class Subject:
+    """A backend in one dtype, and what its checks have measured.
+
+    Args:
+        name: as it was asked for; printed, and used in snippets.
+        module: the backend.
+        dtype: one of its `DTYPES`.
+        device: one of its `devices()`, or None for its default.
+        budgets: share of the rounding budget that each comparison used, in order; the runner empties it.
+    """
+
+    name: str
+    module: ModuleType
+    dtype: str
+    device: str | None = None
+    budgets: list[float] = field(default_factory=list)
+
+    def run(self, case: Case) -> Outcome:
+        """Run a case; a crash is a mismatch like any other."""
+        try:
+            return run_case(case, self.module, self.dtype, self.device)
+        except Exception as error:
+            raise Mismatch(
+                f"raised {type(error).__name__}: {error}, but should return a result [{case}]", self.snippet(case)
+            ) from error
+
+    def judge(self, case: Case, exact: bool = False) -> Outcome:
+        """Run a case and hold it against the spec."""
+        outcome = self.run(case)
+        verdict = judge(case, outcome, exact)
+        self.budgets.append(verdict.budget_used)
+        self.demand(case, *verdict.findings)
+        return outcome
+
+    def demand(self, case: Case, *findings: Finding) -> None:
+        """Raise `Mismatch` unless all findings are good."""
+        if any(not finding.ok for finding in findings):
+            raise Mismatch(f"{Verdict(None, findings)} [{case}, {self.dtype}]", self.snippet(case))
+
+    def snippet(self, case: Case) -> str:
+        return case.snippet(self.name, self.dtype)

@@ -1,0 +1,193 @@
+"""Certificates for ToMe: a decision is right if it is optimal within the rounding bound of its similarities."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from tokenmerge.conformance.case import Case, Outcome
+from tokenmerge.conformance.plan import check_laws
+from tokenmerge.conformance.rounding import Rounded
+from tokenmerge.conformance.verdict import Finding, exactly
+from tokenmerge.spec.schedule import kth_tokens_out, kth_width, tokens_removed
+
+Array = np.ndarray[Any, Any]
+
+
+def normalize(metric: Rounded) -> Rounded:
+    """`m / ||m||` with its error; zero where a vector has no direction."""
+    largest = np.abs(metric.value).max(axis=1, keepdims=True, initial=0)
+    usable = np.isfinite(largest) & (largest > 0)
+    clean = Rounded.exact(np.where(usable, metric.value, 0), metric.dtype)
+    scaled = clean / Rounded.exact(np.where(usable, largest, 1), metric.dtype)
+    unit = scaled / (scaled * scaled).sum(axis=1, keepdims=True).sqrt()
+    return Rounded(np.where(usable, unit.value, 0), np.where(usable, unit.error, 0), unit.dtype)
+
+
+def certify(case: Case, outcome: Outcome) -> list[Finding]:
+    """Structure, decisions and values of an outcome."""
+    findings = check_laws(outcome)
+    metric = outcome.inputs.get("metric", outcome.inputs["x"])
+    for i in range(len(metric)):
+        findings += _Sample(case, outcome, metric, i).findings()
+    return findings
+
+
+class _Sample:
+    """One sample: its real tokens, and the backend's decisions about them, numbered as if they were alone."""
+
+    def __init__(self, case: Case, outcome: Outcome, metric: Array, i: int) -> None:
+        config = {"r": None, "protected": 0, "order": "grouped", "matching": "bipartite", "k": None} | case.config
+        self.i, self.r, self.protected, self.k = i, config["r"], config["protected"], config["k"]
+        self.order, self.matching = config["order"], config["matching"]
+        mask = outcome.inputs.get("mask")
+        self.all = metric.shape[1]
+        self.real = np.arange(self.all) if mask is None else np.flatnonzero(mask[i])
+        self.padded = mask is not None
+        self.n = len(self.real)
+        self.got = outcome.plan["assignment"][i]
+        self.slots = self.got[self.real]
+        self.mask = None if outcome.plan["mask"] is None else outcome.plan["mask"][i]
+        self.width = outcome.plan["num_tokens_out"]
+        self.m = normalize(Rounded.exact(metric[i][self.real], outcome.dtype))
+        if "permutation" in case.inputs:
+            rank = {token: place for place, token in enumerate(self.real)}
+            self.permutation = np.array([rank[p] for p in case.inputs["permutation"][i] if p in rank], int)
+
+    def findings(self) -> list[Finding]:
+        used, width = self._expected_slots()
+        found = [exactly(f"plan.num_tokens_out[{self.i}]", self.width, width)]
+        if self.padded:
+            found.append(exactly(f"plan.mask[{self.i}]", self.mask, np.arange(width) < used))
+            padding = np.setdiff1d(np.arange(self.all), self.real)
+            found.append(exactly(f"assignment of padding[{self.i}]", self.got[padding], np.full(len(padding), -1)))
+        else:
+            found.append(exactly(f"plan.mask[{self.i}]", self.mask, None))
+        filled = np.unique(self.slots)
+        found.append(exactly(f"slots in use[{self.i}]", filled.astype(int), np.arange(used)))
+        if any(not each.ok for each in found):
+            return found
+        if self.matching != "kth" and tokens_removed(self.n, self.r, self.protected) == 0:
+            return [*found, self._layout(np.arange(self.n))]
+        return [*found, *{"bipartite": self._bipartite, "kth": self._kth, "random": self._random}[self.matching]()]
+
+    def _expected_slots(self) -> tuple[int, int]:
+        """Slots in use, and slots."""
+        if self.matching == "kth":
+            width = kth_width if self.padded else kth_tokens_out
+            return kth_tokens_out(self.n, self.k, self.protected), width(self.all, self.k, self.protected)
+        removed = tokens_removed(self.n, self.r, self.protected)
+        return self.n - removed, self.all - tokens_removed(self.all, self.r, self.protected)
+
+    def _bipartite(self) -> list[Finding]:
+        position = np.arange(self.n)
+        free = position >= self.protected
+        a, b = position[free & (position % 2 == 0)], position[free & (position % 2 == 1)]
+        # a token of A is merged if a token of B has its slot
+        slot_of_b = {int(self.slots[token]): token for token in b}
+        merged = np.array([token for token in a if int(self.slots[token]) in slot_of_b], int)
+        unmerged = np.setdiff1d(a, merged)
+        target = np.array([slot_of_b[int(self.slots[token])] for token in merged], int)
+        removed = tokens_removed(self.n, self.r, self.protected)
+        count = exactly(f"tokens merged[{self.i}]", len(merged), removed)
+        if not count.ok:
+            return [count]
+
+        similarity = self.m[a] @ self.m[b].T
+        best_low, best_high = similarity.low.max(axis=1), similarity.high.max(axis=1)
+        row = {token: place for place, token in enumerate(a)}
+        rows = [row[token] for token in merged]
+        found = [count, self._optimal(similarity, a, b, rows, target)]
+        found.append(self._ranked("merged before", a, best_low, best_high, rows, [row[t] for t in unmerged]))
+
+        first = list(range(self.protected))
+        if self.order == "positional":
+            survivors = first + sorted([*unmerged, *b])
+        elif self.order == "grouped":
+            survivors = [*first, *unmerged, *b]
+        else:
+            unmerged = unmerged[np.argsort(self.slots[unmerged])]
+            rows = [row[token] for token in unmerged]
+            for better, worse in zip(rows, rows[1:], strict=False):
+                found.append(self._ranked("in front of", a, best_low, best_high, [better], [worse]))
+            survivors = [*first, *unmerged, *b]
+        return [*found, self._layout(self._assign(survivors, merged, target))]
+
+    def _kth(self) -> list[Finding]:
+        full = max(self.n - self.protected, 0) // self.k
+        end = self.protected + full * self.k
+        kept = np.arange(self.protected + self.k - 1, end, self.k)
+        sources = np.setdiff1d(np.arange(self.protected, end), kept)
+        survivors = [*range(min(self.protected, self.n)), *kept, *range(end, self.n)]
+        return self._receivers(sources, kept, survivors)
+
+    def _random(self) -> list[Finding]:
+        removed = tokens_removed(self.n, self.r, self.protected)
+        shuffled = self.permutation[self.permutation >= self.protected]
+        sources, remaining = shuffled[:removed], shuffled[removed:]
+        return self._receivers(sources, remaining, [*range(self.protected), *remaining])
+
+    def _receivers(self, sources: Array, among: Array, survivors: list[Any]) -> list[Finding]:
+        """Sources that each choose the most similar of some tokens."""
+        slot_of = {slot: token for slot, token in enumerate(survivors)}
+        target = np.array([slot_of[int(self.slots[token])] for token in sources], int)
+        wrong = [token for token, to in zip(sources, target, strict=True) if to not in set(among.tolist())]
+        if wrong:
+            message = f"assignment[{self.i}, {self.real[wrong[0]]}] is the slot of a token that receives nothing"
+            return [Finding("receiver", np.inf, message)]
+        found = []
+        if len(sources):
+            similarity = self.m[sources] @ self.m[among].T
+            found.append(self._optimal(similarity, sources, among, list(range(len(sources))), target))
+        return [*found, self._layout(self._assign(survivors, sources, target))]
+
+    def _optimal(self, similarity: Rounded, a: Array, b: Array, rows: list[int], target: Array) -> Finding:
+        """Every source's target has a similarity that may be the largest of its row."""
+        what = f"similarity to the receiver[{self.i}]"
+        if not rows:
+            return Finding(what, 0.0)
+        column = {token: place for place, token in enumerate(b)}
+        columns = [column[token] for token in target]
+        value, error = similarity.value[rows], similarity.error[rows]
+        best = value.argmax(axis=1)
+        line = np.arange(len(rows))
+        short = value[line, best] - value[line, columns]
+        allowed = error[line, best] + error[line, columns]
+        used = np.divide(short, allowed, out=np.zeros_like(short), where=short > 0)
+        worst = int(used.argmax())
+        if used[worst] <= 1:
+            return Finding(what, float(used[worst]))
+        source, got, want = (self.real[t] for t in (a[rows[worst]], target[worst], b[best[worst]]))
+        message = (
+            f"receiver of token {source} in sample {self.i}={got}, but should be {want}, which is more similar by "
+            f"{short[worst]:.3g}, more than rounding explains ({allowed[worst]:.3g})"
+        )
+        return Finding(what, float(used[worst]), message)
+
+    def _ranked(self, what: str, a: Array, low: Array, high: Array, front: list[int], back: list[int]) -> Finding:
+        """Every row in front may have a maximum at least as large as every row behind."""
+        name = f"ranking of the sources[{self.i}]"
+        if not front or not back:
+            return Finding(name, 0.0)
+        middle, error = (low + high) / 2, (high - low) / 2
+        worst_front, best_back = min(front, key=lambda row: high[row]), max(back, key=lambda row: low[row])
+        short, allowed = middle[best_back] - middle[worst_front], error[best_back] + error[worst_front]
+        used = max(0.0, float(short / allowed)) if short > 0 else 0.0
+        if used <= 1:
+            return Finding(name, used)
+        message = (
+            f"in sample {self.i} token {self.real[a[worst_front]]} is {what} token {self.real[a[best_back]]}, whose best "
+            f"similarity is larger by {short:.3g}, more than rounding explains ({allowed:.3g})"
+        )
+        return Finding(name, used, message)
+
+    def _assign(self, survivors: list[Any], sources: Array, target: Array) -> Array:
+        slots = np.full(self.n, -1)
+        slots[np.array(survivors, int)] = np.arange(len(survivors))
+        slots[sources] = slots[target]
+        return slots
+
+    def _layout(self, want: Array) -> Finding:
+        """Given who merged with whom, every slot is where the order says."""
+        return exactly(f"assignment[{self.i}]", self.slots.astype(int), want.astype(int))

@@ -94,8 +94,9 @@ def check_real(owner: str, name: str, value: Any, low: float, high: float, inter
     sentence = f"{owner}: `{name}` must be a number in {interval}, got {value!r}"
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(sentence)
-    above = low <= value if interval[0] == "[" else low < value
-    below = value <= high if interval[-1] == "]" else value < high
+    number = float(value)
+    above = low <= number if interval[0] == "[" else low < number
+    below = number <= high if interval[-1] == "]" else number < high
     if not (above and below):
         raise ValueError(sentence)
 
@@ -175,11 +176,10 @@ def check_params(owner: str, params: Any, shapes: dict[str, tuple[int, ...]]) ->
         expected, got = (", ".join(map(repr, sorted(names))) or "nothing" for names in (shapes, params))
         raise ValueError(f"{owner}: `params` must hold exactly {expected}, got {got}")
     for name, shape in shapes.items():
-        got = getattr(params[name], "shape", None)
-        if got is None:
+        if not hasattr(params[name], "shape"):
             _refuse(owner, name, "an array", params[name])
-        if tuple(got) != shape:
-            raise ValueError(f"{owner}: `{name}` must have shape {_tuple(shape)}, got {_tuple(got)}")
+        if tuple(params[name].shape) != shape:
+            raise ValueError(f"{owner}: `{name}` must have shape {_tuple(shape)}, got {_tuple(params[name].shape)}")
 
 
 # The options of the four mergers.

@@ -97,7 +97,7 @@ def plan(
 
     significance = scores(attn, value, score=score, mask=mask)
     real = np.ones(others, bool) if mask is None else mask[1:]
-    if sampling == "gumbel":
+    if noise is not None:
         chosen = _gumbel(significance, real, noise)
     else:
         points = (2 * np.arange(1, max_tokens + 1) - 1) / (2 * max_tokens) if uniforms is None else uniforms

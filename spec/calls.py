@@ -35,20 +35,20 @@ class Calls:
         self.lead = "B " if batched else ""
 
     def array(
-        self, owner: str, name: str, array: Any, letters: str, kind: str = "floating point", **sizes: int
+        self, owner: str, name: str, array: Any, letters: str, kind: str = "floating point", /, **sizes: int
     ) -> Shape:
         """One array without the batch axis in front, or with its own."""
         return arguments.check_array(owner, name, array, letters, kind=kind, array_type=self.array_type, **sizes)
 
     def sample(
-        self, owner: str, name: str, array: Any, letters: str, kind: str = "floating point", **sizes: int
+        self, owner: str, name: str, array: Any, letters: str, kind: str = "floating point", /, **sizes: int
     ) -> Shape:
         """One array per sample; the batch axis is left out of `letters` and of the shape returned."""
         shape = self.array(owner, name, array, self.lead + letters, kind, **sizes)
         return shape[len(self.lead) // 2 :]
 
     def optional(
-        self, owner: str, name: str, array: Any, letters: str, kind: str = "floating point", **sizes: int
+        self, owner: str, name: str, array: Any, letters: str, kind: str = "floating point", /, **sizes: int
     ) -> None:
         """As `sample`, where None is fine."""
         if array is not None:

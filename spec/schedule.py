@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from fractions import Fraction
 from functools import lru_cache
 
@@ -63,7 +62,7 @@ def ltm_tokens_out_upto(num_tokens: int, compression_ratio: float) -> tuple[int,
     return tuple(ltm_tokens_out(n, compression_ratio) for n in range(num_tokens + 1))
 
 
-def merge_schedule(r: int | tuple[int, float] | Sequence[int], depth: int) -> tuple[int, ...]:
+def merge_schedule(r: int | tuple[int, float] | list[int], depth: int) -> tuple[int, ...]:
     """Tokens to remove in each of `depth` layers.
 
     Args:
@@ -93,7 +92,7 @@ def merge_schedule(r: int | tuple[int, float] | Sequence[int], depth: int) -> tu
             raise ValueError(f"merge_schedule: `r` must have at most depth = {depth} entries, got {len(r)}")
         return tuple(int(count) for count in r) + (0,) * (depth - len(r))
     check_integer("merge_schedule", "r", r, minimum=0, hint="r=0 merges nothing")
-    return (int(r),) * depth  # type: ignore[call-overload]
+    return (r,) * depth
 
 
 def _inflected(r: tuple[int, float], depth: int) -> tuple[int, ...]:

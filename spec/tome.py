@@ -6,6 +6,7 @@ are merged. The plan is a partition: the merged token is the size-weighted mean 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -85,15 +86,17 @@ def plan(
     check_tome(r, protected, order, matching, k)
     n, _ = check.tome(metric, mask, permutation, matching, protected)
 
+    r, k = r or 0, k or 1  # only one of the two is used
     real = np.arange(n) if mask is None else np.flatnonzero(mask)
     m = normalize(metric[real])
-    if matching == "bipartite":
-        groups = _bipartite(m, tokens_removed(len(real), r, protected), protected, order)
-    elif matching == "random":
-        among_real = np.array([np.searchsorted(real, p) for p in permutation if p in real], dtype=int)
-        groups = _random(m, tokens_removed(len(real), r, protected), protected, among_real)
-    else:
+    if matching == "kth":
         groups = _kth(m, k, protected)
+    elif permutation is None:
+        groups = _bipartite(m, tokens_removed(len(real), r, protected), protected, order)
+    else:
+        place = {token: rank for rank, token in enumerate(real)}
+        among_real = np.array([place[token] for token in permutation if token in place], int)
+        groups = _random(m, tokens_removed(len(real), r, protected), protected, among_real)
     if mask is None:
         return PartitionPlan(groups, _slots_used(groups))
 
@@ -117,20 +120,20 @@ def _bipartite(m: Array, r: int, protected: int, order: str) -> Array:
     merged, unmerged = ranking[:r], a[ranking[r:]]
 
     first = list(range(protected))
-    unmerged, b = [p for p in unmerged if p >= protected], [p for p in b if p >= protected]
+    free_a, free_b = [p for p in unmerged if p >= protected], [p for p in b if p >= protected]
     if order == "grouped":
-        survivors = first + sorted(unmerged) + b
+        survivors = first + sorted(free_a) + free_b
     elif order == "positional":
-        survivors = first + sorted(unmerged + b)
+        survivors = first + sorted(free_a + free_b)
     else:
-        survivors = first + unmerged + b
+        survivors = first + free_a + free_b
     return _assign(n, survivors, sources=a[merged], targets=dst[merged])
 
 
 def _kth(m: Array, k: int, protected: int) -> Array:
     n = len(m)
     ends = np.arange(protected + k - 1, n, k)  # the last token of each run
-    first, tail = np.arange(min(protected, n)), np.arange(protected + len(ends) * k, n)
+    first, tail = range(min(protected, n)), range(protected + len(ends) * k, n)
     sources = np.setdiff1d(np.arange(protected, protected + len(ends) * k), ends)
     return _assign(n, [*first, *ends, *tail], sources, _most_similar(m, sources, ends))
 
@@ -150,7 +153,7 @@ def _most_similar(m: Array, sources: Array, among: Array) -> Array:
     return among[(m[sources] @ m[among].T).argmax(axis=1)]
 
 
-def _assign(n: int, survivors: list[Any], sources: Array, targets: Array) -> Array:
+def _assign(n: int, survivors: Sequence[int], sources: Array, targets: Array) -> Array:
     """The slot of every token: survivors in the given order, sources where their target is."""
     assignment = np.full(n, -1)
     assignment[np.array(survivors, dtype=int)] = np.arange(len(survivors))

@@ -153,8 +153,16 @@ class ATS(Merger):
         noise: Array | None = None,
     ) -> SelectionPlan:
         """The plan of one attention layer, see `plan` of this module."""
-        options = {"max_tokens": self.max_tokens, "score": self.score, "sampling": self.sampling}
-        return plan(attn, value, mask=mask, uniforms=uniforms, noise=noise, **options)
+        return plan(
+            attn,
+            value,
+            max_tokens=self.max_tokens,
+            score=self.score,
+            sampling=self.sampling,
+            mask=mask,
+            uniforms=uniforms,
+            noise=noise,
+        )
 
     def __call__(
         self,

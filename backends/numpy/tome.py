@@ -75,11 +75,12 @@ def plan(
     arguments.check_tome(r, protected, order, matching, k)
     n, _ = check.tome(metric, mask, permutation, matching, protected)
 
+    r, k = r or 0, k or 1  # only one of the two is used
     real = np.ones(metric.shape[:2], bool) if mask is None else mask
     rank = np.cumsum(real, axis=1) - 1  # position among the real tokens
     count = real.sum(axis=1, keepdims=True)
     m = normalize(metric)
-    if matching == "random":
+    if permutation is not None:
         assignment, used = _random(m, permutation, real, rank, count, r, protected)
     else:
         if mask is not None:
@@ -201,14 +202,16 @@ class ToMe(Merger):
 
     def plan(self, metric: Array, *, mask: Array | None = None, permutation: Array | None = None) -> PartitionPlan:
         """The plan of `metric (B,N,D)`, see `plan` of this module."""
-        options = {
-            "r": self.r,
-            "protected": self.protected,
-            "order": self.order,
-            "matching": self.matching,
-            "k": self.k,
-        }
-        return plan(metric, mask=mask, permutation=permutation, **options)
+        return plan(
+            metric,
+            r=self.r,
+            protected=self.protected,
+            order=self.order,
+            matching=self.matching,
+            k=self.k,
+            mask=mask,
+            permutation=permutation,
+        )
 
     def __call__(
         self,

@@ -52,7 +52,9 @@ def _certify_sample(case: Case, outcome: Outcome, i: int) -> list[Finding]:
     others = np.flatnonzero(filled[1:]) + 1
     count = len(others)
     found += [
-        exactly(f"plan.mask[{i}]", filled, np.arange(slots) < 1 + count if mask[0] else np.isin(np.arange(slots), others)),
+        exactly(
+            f"plan.mask[{i}]", filled, np.arange(slots) < 1 + count if mask[0] else np.isin(np.arange(slots), others)
+        ),
         exactly(f"indices[{i}] of the class token", int(indices[0]), 0),
         exactly(f"indices[{i}] of padding", indices[1 + count :].astype(int), np.zeros(slots - 1 - count, int)),
         exactly(f"indices[{i}] ascending, each once", bool((np.diff(indices[: 1 + count]) > 0).all()), True),
@@ -90,7 +92,9 @@ def _covers(i: int, cost: Rounded, eligible: Array, chosen: Array) -> Finding:
         return exactly(what, chosen.astype(int), np.zeros(0, int))
     wrong = chosen[~eligible[chosen]]
     if len(wrong):
-        return Finding(what, np.inf, f"indices[{i}] hold token {1 + wrong[0]}, which has score 0 and can never be chosen")
+        return Finding(
+            what, np.inf, f"indices[{i}] hold token {1 + wrong[0]}, which has score 0 and can never be chosen"
+        )
     # how much of its budget each token needs to be the cheapest of each row
     value = np.where(eligible, cost.value, np.inf)
     best = value.argmin(axis=1)

@@ -34,7 +34,7 @@ class Case:
     params: dict[str, Array] = field(default_factory=dict)
 
     def in_dtype(self, name: str, dtype: str) -> str | None:
-        """The dtype in which an input is given: sizes are never in half precision, positions and masks stay as they are."""
+        """The dtype in which an input is given: sizes never in half precision, positions and masks as they are."""
         if self.inputs[name].dtype.kind != "f":
             return None
         return working(dtype) if name == "size" else dtype
@@ -139,7 +139,9 @@ def read(result: Any, seen: dict[str, Array], size: Any, module: ModuleType, dty
     """A merger's result as NumPy arrays."""
     made = result.plan
     fields: dict[str, Any] = {
-        name: to_numpy(module, getattr(made, name)) for name in ("assignment", "indices", "weights") if hasattr(made, name)
+        name: to_numpy(module, getattr(made, name))
+        for name in ("assignment", "indices", "weights")
+        if hasattr(made, name)
     }
     fields["mask"] = None if made.mask is None else to_numpy(module, made.mask)
     fields["num_tokens_in"], fields["num_tokens_out"] = made.num_tokens_in, made.num_tokens_out

@@ -58,6 +58,7 @@ def apply(matrix: Rounded, vectors: Rounded) -> Rounded:
     clean = Rounded(np.where(seen[:, None], vectors.value, 0), np.where(seen[:, None], vectors.error, 0), vectors.dtype)
     product = matrix @ clean
     copies = (np.count_nonzero(matrix.value, axis=1) == 1) & (matrix.value.max(axis=1, initial=0) == 1)
+    copies &= matrix.error.max(axis=1, initial=0) == 0
     source = matrix.value.argmax(axis=1) if matrix.value.shape[1] else np.zeros(len(copies), int)
     empty = ~(matrix.value != 0).any(axis=1)
     copied = clean.error[source] if len(clean.error) else np.zeros(product.error.shape)

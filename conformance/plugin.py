@@ -29,7 +29,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     from tokenmerge.backends import get_backend
     from tokenmerge.conformance.checks import CHECKS
 
-    cases, ids = [], []
+    cases: list[tuple[str, str | None, object]] = []
+    ids = []
     for backend in metafunc.config.getoption("--tokenmerge-backend") or ("numpy", "torch", "jax"):
         try:
             dtypes = get_backend(backend).DTYPES

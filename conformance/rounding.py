@@ -187,7 +187,7 @@ def softmax(logits: Rounded) -> Rounded:
 
 
 def budget_used(got: Array, expected: Rounded) -> Array:
-    """How much of the bound a result used, elementwise: 0 is exact, above 1 is wrong; NaN in a wrong place is infinite."""
+    """How much of the bound a result used: 0 is exact, above 1 is wrong; NaN in a wrong place is infinite."""
     got = np.asarray(got, np.float64)
     with np.errstate(divide="ignore", invalid="ignore"):
         used = np.abs(got - expected.value) / expected.error

@@ -103,7 +103,9 @@ def sizes(draw: Draw, shape: tuple[int, int]) -> Array | None:
 @st.composite
 def tome(draw: Draw, kind: str, shape: tuple[int, int], mask: Array | None) -> Case:
     n = shape[1]
-    config: dict[str, Any] = {"protected": draw(st.sampled_from([p for p in (0, 1, 2, 5) if p <= n]), label="protected")}
+    config: dict[str, Any] = {
+        "protected": draw(st.sampled_from([p for p in (0, 1, 2, 5) if p <= n]), label="protected")
+    }
     matching = draw(st.sampled_from(["bipartite", "bipartite", "bipartite", "kth", "random"]), label="matching")
     if matching != "bipartite":
         config["matching"] = matching
@@ -168,7 +170,9 @@ def _dyadic_attention(rng: np.random.Generator, shape: tuple[int, int, int], mas
 def patch_merger(draw: Draw, kind: str, shape: tuple[int, int], mask: Array | None) -> Case:
     m = draw(st.sampled_from([1, 3]), label="num_tokens_out")
     config: dict[str, Any] = {"dim": CHANNELS, "num_tokens_out": m}
-    config |= draw(st.sampled_from([{}, {"logit_scale": 1.0}, {"normalize": False}, {"use_bias": False}, {"eps": 1e-3}]))
+    config |= draw(
+        st.sampled_from([{}, {"logit_scale": 1.0}, {"normalize": False}, {"use_bias": False}, {"eps": 1e-3}])
+    )
     inputs = {"x": draw(tokens(kind, (*shape, CHANNELS)))}
     rng = np.random.default_rng(draw(seeds, label="seed of the parameters"))
     params = {"queries": rng.standard_normal((m, CHANNELS)), "scale": rng.random(CHANNELS) + 0.5}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -109,7 +110,7 @@ class _Sample:
         else:
             unmerged = unmerged[np.argsort(self.slots[unmerged])]
             rows = [row[token] for token in unmerged]
-            for better, worse in zip(rows, rows[1:], strict=False):
+            for better, worse in pairwise(rows):
                 found.append(self._ranked("in front of", a, best_low, best_high, [better], [worse]))
             survivors = [*first, *unmerged, *b]
         return [*found, self._layout(self._assign(survivors, merged, target))]
@@ -177,8 +178,8 @@ class _Sample:
         if used <= 1:
             return Finding(name, used)
         message = (
-            f"in sample {self.i} token {self.real[a[worst_front]]} is {what} token {self.real[a[best_back]]}, whose best "
-            f"similarity is larger by {short:.3g}, more than rounding explains ({allowed:.3g})"
+            f"in sample {self.i} token {self.real[a[worst_front]]} is {what} token {self.real[a[best_back]]}, "
+            f"whose best similarity is larger by {short:.3g}, more than rounding explains ({allowed:.3g})"
         )
         return Finding(name, used, message)
 

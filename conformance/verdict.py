@@ -1,4 +1,4 @@
-"""What a comparison found: which sentence it is about, whether it held, and how much of the rounding budget was used."""
+"""What a comparison found: whether it held, and how much of the rounding budget was used."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def within(what: str, got: Array, expected: Rounded) -> Finding:
         return Finding(what, worst)
     at = tuple(int(i) for i in np.unravel_index(int(used.argmax()), used.shape))
     want, bound = expected.value[at], np.broadcast_to(expected.error, used.shape)[at]
-    return Finding(what, worst, f"{what}{list(at)}={got[at]!r}, but should be {want!r} within {bound:.3g}")
+    return Finding(what, worst, f"{what}{list(at)}={got[at]:.9g}, but should be {want:.9g} within {bound:.3g}")
 
 
 def exactly(what: str, got: Any, want: Any) -> Finding:

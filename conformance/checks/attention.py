@@ -62,12 +62,19 @@ def _weights(inputs: _Inputs, i: int, head: int, dtype: str) -> Rounded:
     return softmax(logits)
 
 
-@check("attention-weights", 3, "softmax(scale Q K^T + log size) over the keys; rows without a real key are zero.", needs="attention")
+@check(
+    "attention-weights",
+    3,
+    "softmax(scale Q K^T + log size) over the keys; rows without a real key are zero.",
+    needs="attention",
+)
 def weights(subject: Subject, data: Any) -> None:
     inputs, b = _draw(subject, data)
     given = {name: array for name, array in inputs.given.items() if name != "value"}
     with context(subject.module, subject.dtype):
-        got = to_numpy(subject.module, subject.module.attention.attention_weights(given.pop("query"), given.pop("key"), **given))
+        got = to_numpy(
+            subject.module, subject.module.attention.attention_weights(given.pop("query"), given.pop("key"), **given)
+        )
     for i in range(b):
         for head in range(2):
             want = _weights(inputs, i, head, subject.dtype)
@@ -80,7 +87,9 @@ def values(subject: Subject, data: Any) -> None:
     given = dict(inputs.given)
     module, dtype = subject.module, subject.dtype
     with context(module, dtype):
-        got = to_numpy(module, module.attention.attention(given.pop("query"), given.pop("key"), given.pop("value"), **given))
+        got = to_numpy(
+            module, module.attention.attention(given.pop("query"), given.pop("key"), given.pop("value"), **given)
+        )
     for i in range(b):
         for head in range(2):
             value = Rounded.exact(inputs.seen["value"][i, head], dtype)
@@ -89,7 +98,7 @@ def values(subject: Subject, data: Any) -> None:
 
 
 def _half_weights(weights: Rounded, subject: Subject, inputs: _Inputs) -> Rounded:
-    """A fused kernel may round the weights to the dtype of the values before the second product, unless sizes are given."""
+    """A fused kernel may round the weights to the dtype of the values, unless sizes are given."""
     return weights if "size" in inputs.seen else weights.stored(subject.dtype)
 
 

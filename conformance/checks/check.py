@@ -10,6 +10,7 @@ from tokenmerge.conformance.subject import Subject
 
 TIERS = {1: "exact", 2: "certified", 3: "rounding"}
 Function = Callable[[Subject, Any], None]
+PerMerger = Callable[[Subject, Any, str], None]
 
 
 @dataclass(frozen=True)
@@ -65,14 +66,21 @@ def check(id: str, tier: int, statement: str, **options: Any) -> Callable[[Funct
     return register
 
 
-def check_each(id: str, tier: int, statement: str, mergers: tuple[str, ...] = MERGERS, **options: Any) -> Any:
+def check_each(
+    id: str, tier: int, statement: str, mergers: tuple[str, ...] = MERGERS, **options: Any
+) -> Callable[[PerMerger], PerMerger]:
     """Register one function as a check of every merger: it takes the subject, the data and the merger's name."""
 
-    def register(function: Callable[[Subject, Any, str], None]) -> Callable[[Subject, Any, str], None]:
+    def register(function: PerMerger) -> PerMerger:
         for merger in mergers:
-            check(f"{merger}-{id}", tier, statement, **options)(
-                lambda subject, data, merger=merger: function(subject, data, merger)  # type: ignore[misc]
-            )
+            check(f"{merger}-{id}", tier, statement, **options)(_for_merger(function, merger))
         return function
 
     return register
+
+
+def _for_merger(function: PerMerger, merger: str) -> Function:
+    def run(subject: Subject, data: Any) -> None:
+        function(subject, data, merger)
+
+    return run

@@ -39,7 +39,7 @@ def large(subject: Subject, data: Any, merger: str) -> None:
 @check_each(
     "degenerate",
     1,
-    "Empty and tiny shapes, equal and zero tokens, options larger than possible: the same rules, never NaN, never a crash.",
+    "Empty and tiny shapes, equal and zero tokens, options larger than possible: the same rules, no NaN, no crash.",
 )
 def degenerate(subject: Subject, data: Any, merger: str) -> None:
     case = data.draw(cases(merger, "degenerate"))
@@ -50,7 +50,7 @@ def degenerate(subject: Subject, data: Any, merger: str) -> None:
 @check_each(
     "padded",
     1,
-    "A sample in a padded batch gives exactly what it gives alone, then is padded on the right; padding reaches nothing.",
+    "A sample in a padded batch gives what it gives alone, then is padded on the right; padding reaches nothing.",
 )
 def padded(subject: Subject, data: Any, merger: str) -> None:
     kind = "exact" if merger in ("tome", "ats") else "generic"

@@ -19,8 +19,10 @@ MASK, SHORT_MASK, FLOAT_MASK = np.ones((2, 6), bool), np.ones((2, 5), bool), SIZ
 NOISE, UNIFORMS, PERMUTATION = np.ones((2, 3, 5), np.float32), np.ones((2, 3), np.float32), np.zeros((2, 6), np.int32)
 INTEGERS = np.ones((2, 6, 4), np.int32)
 
-TOME, ATS = {"r": 2}, {"max_tokens": 3}
-PATCH_MERGER, LTM = {"dim": 4, "num_tokens_out": 2}, {"dim": 4, "compression_ratio": 0.5}
+TOME: dict[str, Any] = {"r": 2}
+ATS: dict[str, Any] = {"max_tokens": 3}
+PATCH_MERGER: dict[str, Any] = {"dim": 4, "num_tokens_out": 2}
+LTM: dict[str, Any] = {"dim": 4, "compression_ratio": 0.5}
 ATTENTION = {"attn": ATTN, "value": VALUE}
 
 # (options, arguments of the call): each pair is refused
@@ -108,7 +110,9 @@ BAD: dict[str, list[tuple[dict[str, Any], dict[str, Any]]]] = {
 }
 
 
-@check_each("errors", 1, "A bad argument raises the same class with the same sentence in every backend.", dtype="float32")
+@check_each(
+    "errors", 1, "A bad argument raises the same class with the same sentence in every backend.", dtype="float32"
+)
 def errors(subject: Subject, data: Any, merger: str) -> None:
     config, call = data.draw(st.sampled_from(BAD[merger]), label="bad call")
     want = raised(lambda: attempt(merger, config, call, batch, lambda array: array))
@@ -139,7 +143,9 @@ def load(subject: Subject, data: Any, merger: str) -> None:
     if got != want:
         raise Mismatch(f"raised {got}, but should raise {want} [{merger}.load_params, {change} {name}]")
     for key, value in made.params().items():
-        if not np.array_equal(to_numpy(subject.module, value) if not isinstance(value, np.ndarray) else value, own[key]):
+        if not np.array_equal(
+            to_numpy(subject.module, value) if not isinstance(value, np.ndarray) else value, own[key]
+        ):
             raise Mismatch(f"`{key}` changed, but should be as before [{merger}.load_params, {change} {name}]")
 
 

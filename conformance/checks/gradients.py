@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,8 +22,8 @@ Array = np.ndarray[Any, Any]
 def central_differences(function: Callable[[Array], float], at: Array) -> Rounded:
     """The gradient of a scalar function in float64, with an estimate of its own error.
 
-    Two steps, `h` and `h/2`: their difference is three times what the second is still off (the error goes with `h^2`), so
-    the extrapolated value is better than that difference; added is the rounding of the function itself over the step.
+    Two steps, `h` and `h/2`: their difference is three times what the second is still off (the error goes with `h^2`),
+    so the extrapolated value is better than that difference; added is the rounding of the function over the step.
     """
     gradient, error = np.zeros(at.shape), np.zeros(at.shape)
     for index in np.ndindex(at.shape):
@@ -44,13 +45,13 @@ def loss_of_spec(case: Case, upstream: Array) -> Callable[[str, Array], float]:
     """`sum(tokens * upstream)` of the spec as a function of one input, the plan of hard mergers held fixed."""
     hard = case.merger in ("tome", "ats")
     inputs = {name: a.astype(np.float64) if a.dtype.kind == "f" else a for name, a in case.inputs.items()}
-    plan = make_merger(case, batch)(**inputs).plan if hard else None  # type: ignore[arg-type]
+    plan = make_merger(case, batch)(**inputs).plan if hard else None
 
     def loss(name: str, value: Array) -> float:
         changed = inputs | {name: value}
         if plan is not None:
             return float((plan.merge(changed["x"], changed.get("size")) * upstream).sum())
-        return float((make_merger(case, batch)(**changed).tokens * upstream).sum())  # type: ignore[arg-type]
+        return float((make_merger(case, batch)(**changed).tokens * upstream).sum())
 
     return loss
 
@@ -58,7 +59,7 @@ def loss_of_spec(case: Case, upstream: Array) -> Callable[[str, Array], float]:
 @check_each(
     "gradient",
     3,
-    "Gradients reach the tokens and the sizes as the spec's do with decisions held fixed; soft weights are differentiated.",
+    "Gradients reach tokens and sizes as in the spec with hard decisions held fixed; soft weights are differentiated.",
     needs="gradient",
     dtype="float64",
     share=0.2,
@@ -83,7 +84,7 @@ def gradient(subject: Subject, data: Any, merger: str) -> None:
         got = [to_numpy(module, g) for g in module.gradient(loss, *(arrays[name] for name in names))]
     of_spec = loss_of_spec(case, upstream)
     for name, value in zip(names, got, strict=True):
-        want = central_differences(lambda changed, name=name: of_spec(name, changed), case.inputs[name].astype(np.float64))
+        want = central_differences(partial(of_spec, name), case.inputs[name].astype(np.float64))
         finding = within(f"gradient of `{name}`", value, want)
         subject.budgets.append(finding.used)
         subject.demand(case, finding)
@@ -123,7 +124,7 @@ def parameter_gradient(subject: Subject, data: Any, merger: str) -> None:
 
         arrays = {name: give_one(array) for name, array in call.items()}
         tokens, params = give_one(x), [give_one(case.params[name].astype(np.float64)) for name in names]
-        norm = getattr(functions, "layer_norm", None)
+        norm: Any = getattr(functions, "layer_norm", None)
         out = merged(functions.plan, norm, tokens, dict(zip(names, params, strict=True)), arrays)
         upstream = np.random.default_rng(0).standard_normal(out.shape)
         weight = give_one(upstream)
@@ -144,7 +145,7 @@ def parameter_gradient(subject: Subject, data: Any, merger: str) -> None:
 
     for name, value in zip(names, got, strict=True):
         at = case.params[name].astype(np.float64)
-        want = central_differences(lambda changed, name=name: loss_of_spec(name, changed), at)
+        want = central_differences(partial(loss_of_spec, name), at)
         finding = within(f"gradient of `{name}`", value, want)
         subject.budgets.append(finding.used)
         subject.demand(case, finding)

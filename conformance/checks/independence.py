@@ -27,7 +27,9 @@ def same(got: Outcome, want: Outcome, samples: Any = slice(None), why: str = "")
     return findings
 
 
-@check_each("isolated", 1, "NaN or infinity in one sample never reaches another sample of the batch, and never crashes.")
+@check_each(
+    "isolated", 1, "NaN or infinity in one sample never reaches another sample of the batch, and never crashes."
+)
 def isolated(subject: Subject, data: Any, merger: str) -> None:
     case = data.draw(cases(merger, "generic").filter(lambda case: len(case.inputs["x"]) > 1))
     clean = subject.run(case)
@@ -51,7 +53,11 @@ def isolated(subject: Subject, data: Any, merger: str) -> None:
             subject.demand(poisoned, exactly(f"{name} in range", bool(in_range.all()), True))
 
 
-@check_each("untouched", 1, "Inputs are never modified, and a second call gives the same result: no state, no hidden randomness.")
+@check_each(
+    "untouched",
+    1,
+    "Inputs are never modified, and a second call gives the same result: no state, no hidden randomness.",
+)
 def untouched(subject: Subject, data: Any, merger: str) -> None:
     case = data.draw(cases(merger, "generic"))
     module = subject.module
@@ -68,7 +74,9 @@ def untouched(subject: Subject, data: Any, merger: str) -> None:
     subject.demand(case, *same(outcomes[1], outcomes[0], why="of a second call"))
 
 
-@check_each("batch", 1, "A sample's plan and tokens do not depend on the other samples: a batch is its samples, one by one.")
+@check_each(
+    "batch", 1, "A sample's plan and tokens do not depend on the other samples: a batch is its samples, one by one."
+)
 def batch(subject: Subject, data: Any, merger: str) -> None:
     kind = "exact" if merger in ("tome", "ats") else "generic"
     case = data.draw(cases(merger, kind).filter(lambda case: len(case.inputs["x"]) > 1))

@@ -25,7 +25,8 @@ def _call(subject: Subject, function: str, arrays: dict[str, Array], *rest: Any)
     module, dtype = subject.module, subject.dtype
     with context(module, dtype):
         given = {
-            name: module.from_numpy(a, dtype if a.dtype.kind == "f" else None, subject.device) for name, a in arrays.items()
+            name: module.from_numpy(a, dtype if a.dtype.kind == "f" else None, subject.device)
+            for name, a in arrays.items()
         }
         got = to_numpy(module, getattr(getattr(module, ROOM), function)(*given.values(), *rest))
         return got, {name: to_numpy(module, array) for name, array in given.items()}
@@ -39,7 +40,9 @@ def _demand(subject: Subject, finding: Finding) -> None:
 
 def _log(value: Rounded) -> Rounded:
     floored = np.maximum(value.value, spec.LOG_FLOOR)
-    return Rounded(floored, np.where(value.value < spec.LOG_FLOOR, floored * value.unit, value.error), value.dtype).log()
+    return Rounded(
+        floored, np.where(value.value < spec.LOG_FLOOR, floored * value.unit, value.error), value.dtype
+    ).log()
 
 
 def _distribution(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
@@ -61,7 +64,12 @@ def cluster_scores(subject: Subject, data: Any) -> None:
     _demand(subject, within("cluster_scores", got, softmax(-((offset * offset).sum(axis=2) * beta))))
 
 
-@check(f"{ROOM}-estimate_q", 3, "Q[a,y] is the mean of phi_out over the samples of class y; zero for an empty class.", needs=ROOM)
+@check(
+    f"{ROOM}-estimate_q",
+    3,
+    "Q[a,y] is the mean of phi_out over the samples of class y; zero for an empty class.",
+    needs=ROOM,
+)
 def estimate_q(subject: Subject, data: Any) -> None:
     rng = np.random.default_rng(data.draw(seeds, label="seed"))
     arrays = {"phi_out": _distribution(rng, (6, 3)), "labels": rng.integers(0, 3, 6)}
@@ -73,7 +81,9 @@ def estimate_q(subject: Subject, data: Any) -> None:
     _demand(subject, within("estimate_q", got, (phi.T @ one_hot) / one_hot.sum(axis=0)))
 
 
-@check(f"{ROOM}-ib_bound", 3, "The mean over samples of both sums of the bound; finite for every distribution.", needs=ROOM)
+@check(
+    f"{ROOM}-ib_bound", 3, "The mean over samples of both sums of the bound; finite for every distribution.", needs=ROOM
+)
 def ib_bound(subject: Subject, data: Any) -> None:
     rng = np.random.default_rng(data.draw(seeds, label="seed"))
     s = data.draw(st.sampled_from([5, 1]), label="samples")

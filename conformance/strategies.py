@@ -10,6 +10,8 @@ Shapes come from a small fixed pool, because a compiling backend compiles once p
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -33,20 +35,73 @@ seeds = st.integers(0, 2**32 - 1)
 
 
 @st.composite
-def cases(draw: Draw, merger: str, kind: str, padded: bool | None = None) -> Case:
+def cases(draw: Draw, merger: str, kind: str, padded: bool | None = None, few: bool = False) -> Case:
     """A case of a merger.
 
     Args:
         merger: one of the four.
         kind: "generic", "exact", "degenerate" or "large".
         padded: whether there is a mask; None for sometimes.
+        few: take shapes and options from a covering set, in which every pair of them occurs, instead of freely.
     """
-    shape = draw(st.sampled_from(SHAPES[kind]), label="B, N")
-    if padded is None:
-        padded = kind != "large" and draw(st.booleans(), label="padded")
-    mask = draw(masks(shape, class_token=merger == "ats" and kind != "degenerate"), label="mask") if padded else None
-    case: Case = draw(MERGERS[merger](kind, shape, mask))
+    return draw(cases_of_shape(merger, kind, None, None, padded, few))
+
+
+@st.composite
+def cases_of_shape(
+    draw: Draw,
+    merger: str,
+    kind: str,
+    shape: tuple[int, int] | None,
+    mask: Array | None,
+    padded: bool | None = None,
+    few: bool = False,
+) -> Case:
+    """As `cases`, with a shape `(B,N)` and a mask that are given."""
+    space: dict[str, tuple[Any, ...]] = {"shape": tuple(SHAPES[kind]) if shape is None else (shape,)}
+    space["padded"] = (padded,) if padded is not None else (False,) if kind == "large" or shape else (False, True)
+    space |= {"sized": (False, True)} | SPACES[merger]
+    if few:
+        choice = draw(st.sampled_from(covering(tuple(space.items()))), label="shape and options")
+    else:
+        choice = {name: draw(st.sampled_from(values), label=name) for name, values in space.items()}
+    shape = choice["shape"]
+    if choice["padded"]:
+        mask = draw(masks(shape, class_token=merger == "ats" and kind != "degenerate"), label="mask")
+    case: Case = draw(MERGERS[merger](kind, shape, mask, choice))
+    case.inputs.update(_given(size=draw(sizes(shape)) if choice["sized"] else None, mask=mask))
     return case
+
+
+@cache
+def covering(space: tuple[tuple[str, tuple[Any, ...]], ...]) -> list[dict[str, Any]]:
+    """Few choices in which every pair of values of two options occurs: greedy, always the same.
+
+    >>> len(covering((("a", (1, 2, 3)), ("b", (1, 2)), ("c", (1, 2)), ("d", (1, 2)))))
+    6
+    """
+    names = [name for name, _ in space]
+    missing = {
+        (i, u, j, v)
+        for (i, (_, us)), (j, (_, vs)) in combinations(enumerate(space), 2)
+        for u in range(len(us))
+        for v in range(len(vs))
+    }
+    rows: list[dict[str, Any]] = []
+    while missing:
+        row: dict[int, int] = {}
+        i, u, j, v = min(missing)
+        row[i], row[j] = u, v
+        for k in (k for k in range(len(space)) if k not in row):
+            gain = [sum(_pair(k, value, o, row[o]) in missing for o in row) for value in range(len(space[k][1]))]
+            row[k] = gain.index(max(gain))
+        missing -= {_pair(a, row[a], b, row[b]) for a, b in combinations(row, 2)}
+        rows.append({names[k]: space[k][1][value] for k, value in row.items()})
+    return rows
+
+
+def _pair(i: int, u: int, j: int, v: int) -> tuple[int, int, int, int]:
+    return (i, u, j, v) if i < j else (j, v, i, u)
 
 
 @st.composite
@@ -77,7 +132,7 @@ def tokens(draw: Draw, kind: str, shape: tuple[int, ...], name: str = "tokens") 
         flat = values.reshape(-1, shape[-1])
         flat[rng.integers(len(flat))] = 0
         flat[rng.integers(len(flat))] = flat[rng.integers(len(flat))]
-        flat[rng.integers(len(flat))] *= 10.0 ** rng.integers(-3, 4)
+        flat[rng.integers(len(flat))] *= 10.0 ** rng.integers(-3, 4 if name == "metrics" else 2)
     return values
 
 
@@ -92,46 +147,37 @@ def _tied(rng: np.random.Generator, shape: tuple[int, ...], different: int) -> A
 
 
 @st.composite
-def sizes(draw: Draw, shape: tuple[int, int]) -> Array | None:
-    """None, or sizes as they come out of earlier layers; a zero now and then."""
-    if draw(st.booleans(), label="without sizes"):
-        return None
+def sizes(draw: Draw, shape: tuple[int, int]) -> Array:
+    """Sizes as they come out of earlier layers; a zero now and then."""
     rng = np.random.default_rng(draw(seeds, label="seed of the sizes"))
     return rng.integers(0 if draw(st.booleans(), label="a size may be zero") else 1, 9, shape).astype(np.float64)
 
 
 @st.composite
-def tome(draw: Draw, kind: str, shape: tuple[int, int], mask: Array | None) -> Case:
+def tome(draw: Draw, kind: str, shape: tuple[int, int], mask: Array | None, choice: dict[str, Any]) -> Case:
     n = shape[1]
-    config: dict[str, Any] = {
-        "protected": draw(st.sampled_from([p for p in (0, 1, 2, 5) if p <= n]), label="protected")
-    }
-    matching = draw(st.sampled_from(["bipartite", "bipartite", "bipartite", "kth", "random"]), label="matching")
-    if matching != "bipartite":
-        config["matching"] = matching
+    matching = choice["matching"]
+    config: dict[str, Any] = {"protected": min(choice["protected"], n)}
     if matching == "kth":
-        config["k"] = draw(st.sampled_from([1, 2, 3, 7]), label="k")
+        config |= {"matching": "kth", "k": choice["k"]}
     else:
-        config["r"] = draw(st.sampled_from([0, 1, 3, max(1, n // 4), 10**6]), label="r")
-    if matching == "bipartite":
-        config["order"] = draw(st.sampled_from(["grouped", "positional", "score"]), label="order")
+        config["r"] = max(1, n // 4) if choice["r"] == "a quarter" else choice["r"]
+        config |= {"matching": "random"} if matching == "random" else {"order": matching}
     inputs = {"x": draw(tokens("generic", (*shape, CHANNELS)))}
     inputs["metric"] = draw(tokens(kind, (*shape, WIDTH), "metrics"))
     if matching == "random":
         rng = np.random.default_rng(draw(seeds, label="seed of the permutation"))
         inputs["permutation"] = rng.permuted(np.tile(np.arange(n), (shape[0], 1)), axis=1)
-    return Case("tome", config, _optional(inputs, size=draw(sizes(shape)), mask=mask))
+    return Case("tome", config, inputs)
 
 
 @st.composite
-def ats(draw: Draw, kind: str, shape: tuple[int, int], mask: Array | None) -> Case:
+def ats(draw: Draw, kind: str, shape: tuple[int, int], mask: Array | None, choice: dict[str, Any]) -> Case:
     b, n = shape
-    k = draw(st.sampled_from([1, 4, 7, 64]), label="max_tokens")
-    config: dict[str, Any] = {"max_tokens": k, "score": draw(st.sampled_from(["per_head", "concat"]), label="score")}
-    if kind != "exact" and draw(st.booleans(), label="gumbel"):
-        config["sampling"] = "gumbel"
+    k, heads = choice["max_tokens"], choice["heads"]
+    config: dict[str, Any] = {"max_tokens": k, "score": choice["score"]}
+    random = choice["random"] if kind != "exact" else None
     rng = np.random.default_rng(draw(seeds, label="seed of attention and values"))
-    heads = draw(st.sampled_from([1, 4]), label="heads")
     if kind == "exact":
         row, value = _dyadic_attention(rng, (b, heads, n), mask), rng.choice([-1.0, 1.0], (b, heads, n, CHANNELS))
     else:
@@ -142,15 +188,16 @@ def ats(draw: Draw, kind: str, shape: tuple[int, int], mask: Array | None) -> Ca
             row *= rng.random(row.shape) < 0.5
         row /= np.maximum(row.sum(axis=2, keepdims=True), 1e-30)
     attn = row
-    if draw(st.booleans(), label="whole attention matrix"):
+    if choice["whole attention matrix"]:
         attn = rng.random((b, heads, n, n))
         attn[:, :, :1] = row[:, :, None][:, :, : min(1, n)]
     inputs = {"x": draw(tokens("generic", (*shape, CHANNELS))), "attn": attn, "value": value}
-    if "sampling" in config:
+    if random == "noise":
+        config["sampling"] = "gumbel"
         inputs["noise"] = rng.gumbel(size=(b, k, max(n - 1, 0)))
-    elif kind != "exact" and draw(st.booleans(), label="own sample points"):
+    elif random == "uniforms":
         inputs["uniforms"] = rng.random((b, k))
-    return Case("ats", config, _optional(inputs, size=draw(sizes(shape)), mask=mask))
+    return Case("ats", config, inputs)
 
 
 def _dyadic_attention(rng: np.random.Generator, shape: tuple[int, int, int], mask: Array | None) -> Array:
@@ -167,43 +214,66 @@ def _dyadic_attention(rng: np.random.Generator, shape: tuple[int, int, int], mas
 
 
 @st.composite
-def patch_merger(draw: Draw, kind: str, shape: tuple[int, int], mask: Array | None) -> Case:
-    m = draw(st.sampled_from([1, 3]), label="num_tokens_out")
-    config: dict[str, Any] = {"dim": CHANNELS, "num_tokens_out": m}
-    config |= draw(
-        st.sampled_from([{}, {"logit_scale": 1.0}, {"normalize": False}, {"use_bias": False}, {"eps": 1e-3}])
-    )
+def patch_merger(draw: Draw, kind: str, shape: tuple[int, int], mask: Array | None, choice: dict[str, Any]) -> Case:
+    m = choice["num_tokens_out"]
+    config = {"dim": CHANNELS, "num_tokens_out": m, **dict([choice["variant"]] if choice["variant"] else [])}
     inputs = {"x": draw(tokens(kind, (*shape, CHANNELS)))}
     rng = np.random.default_rng(draw(seeds, label="seed of the parameters"))
     params = {"queries": rng.standard_normal((m, CHANNELS)), "scale": rng.random(CHANNELS) + 0.5}
     if config.get("use_bias", True):
         params["bias"] = rng.standard_normal(CHANNELS)
     params = {name: value.astype(np.float32) for name, value in params.items()}
-    return Case("patch_merger", config, _optional(inputs, size=draw(sizes(shape)), mask=mask), params)
+    return Case("patch_merger", config, inputs, params)
 
 
 @st.composite
-def ltm(draw: Draw, kind: str, shape: tuple[int, int], mask: Array | None) -> Case:
+def ltm(draw: Draw, kind: str, shape: tuple[int, int], mask: Array | None, choice: dict[str, Any]) -> Case:
     b, n = shape
-    config: dict[str, Any] = {"dim": CHANNELS, "compression_ratio": draw(st.sampled_from([0.25, 0.5, 0.8, 1.0]))}
-    config["protected"] = draw(st.sampled_from([p for p in (0, 1, 2) if p <= n]), label="protected")
-    config["prior_smoothing"] = draw(st.sampled_from([0.0, 0.1, 1.0]), label="prior_smoothing")
+    protected, ratio = min(choice["protected"], n), choice["compression_ratio"]
+    config = {"dim": CHANNELS, "compression_ratio": ratio, "protected": protected}
+    config["prior_smoothing"] = choice["prior_smoothing"]
     inputs = {"x": draw(tokens(kind, (*shape, CHANNELS)))}
     rng = np.random.default_rng(draw(seeds, label="seed of the parameters"))
-    rest = n - config["protected"]
-    prior_shape = (rest, ltm_tokens_out(rest, config["compression_ratio"]))
-    given_as = draw(st.sampled_from([None, prior_shape, (b, *prior_shape)]), label="shape of the prior")
-    prior = None if given_as is None else rng.dirichlet(np.ones(max(rest, 1)), given_as[:-2] + given_as[-1:])
-    if prior is not None:
-        prior = np.swapaxes(prior[..., :rest], -1, -2)
+    rest = n - protected
+    if choice["prior"] != "pooling":
+        columns = (b,) * (choice["prior"] == "one per sample") + (ltm_tokens_out(rest, ratio),)
+        prior = rng.dirichlet(np.ones(max(rest, 1)), columns)[..., :rest]
         if draw(st.booleans(), label="zeros in the prior"):
             prior = prior * (rng.random(prior.shape) < 0.7)
+        inputs["prior"] = np.swapaxes(prior, -1, -2)
     params = {"weight": rng.standard_normal(CHANNELS).astype(np.float32)}
-    return Case("ltm", config, _optional(inputs, size=draw(sizes(shape)), prior=prior, mask=mask), params)
+    return Case("ltm", config, inputs, params)
 
 
-def _optional(inputs: dict[str, Array], **optional: Array | None) -> dict[str, Array]:
-    return inputs | {name: array for name, array in optional.items() if array is not None}
+def _given(**arrays: Array | None) -> dict[str, Array]:
+    return {name: array for name, array in arrays.items() if array is not None}
 
 
 MERGERS: dict[str, Any] = {"tome": tome, "ats": ats, "patch_merger": patch_merger, "ltm": ltm}
+
+# What a compiling backend compiles anew for, besides shapes. ToMe: bipartite matching goes by the name of its order.
+SPACES: dict[str, dict[str, tuple[Any, ...]]] = {
+    "tome": {
+        "matching": ("grouped", "positional", "score", "kth", "random"),
+        "protected": (0, 1, 2, 5),
+        "r": (1, 3, 10**6, "a quarter", 0),
+        "k": (2, 3, 7, 1),
+    },
+    "ats": {
+        "max_tokens": (4, 7, 1, 64),
+        "score": ("per_head", "concat"),
+        "random": (None, "uniforms", "noise"),
+        "heads": (1, 4),
+        "whole attention matrix": (False, True),
+    },
+    "patch_merger": {
+        "num_tokens_out": (3, 1),
+        "variant": (None, ("logit_scale", 1.0), ("normalize", False), ("use_bias", False), ("eps", 1e-3)),
+    },
+    "ltm": {
+        "compression_ratio": (0.5, 0.25, 0.8, 1.0),
+        "protected": (0, 1, 2),
+        "prior_smoothing": (0.1, 0.0, 1.0),
+        "prior": ("pooling", "shared", "one per sample"),
+    },
+}

@@ -5,8 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from types import ModuleType
 
+from hypothesis.strategies import SearchStrategy
+
 from tokenmerge.conformance.case import Case, Outcome, run_case
 from tokenmerge.conformance.judge import judge
+from tokenmerge.conformance.strategies import cases
 from tokenmerge.conformance.verdict import Finding, Verdict
 
 
@@ -40,6 +43,15 @@ class Subject:
     dtype: str
     device: str | None = None
     budgets: list[float] = field(default_factory=list)
+
+    def cases(self, merger: str, kind: str, padded: bool | None = None) -> SearchStrategy[Case]:
+        """Cases for this backend: of few shapes and options where each of them is compiled anew."""
+        return cases(merger, kind, padded, few=self.compiles)
+
+    @property
+    def compiles(self) -> bool:
+        """Whether the backend compiles once per shape and option, and says so."""
+        return bool(getattr(self.module, "COMPILES", False))
 
     def run(self, case: Case) -> Outcome:
         """Run a case; a crash is a mismatch like any other."""

@@ -34,8 +34,7 @@ class Plan:
 
     def share(self) -> Array:
         """`U (B,N,P)`, where each token's mass went: `U[n,p] = W[p,n] / sum_p' W[p',n]`; a zero column stays zero."""
-        w = self.matrix()
-        return np.swapaxes(safe_divide(w, w.sum(axis=1, keepdims=True)), 1, 2)
+        raise NotImplementedError
 
     def merge(self, x: Array, size: Array | None = None) -> Array:
         """`y = W x`: `(B,N,C)` to `(B,P,C)`, in the dtype of `x`.
@@ -105,6 +104,9 @@ class PartitionPlan(Plan):
     def _member(self) -> Array:
         """`(B,P,N)` bool: token n is in slot p."""
         return self.assignment[:, None, :] == np.arange(self.num_tokens_out)[:, None]
+
+    def share(self) -> Array:
+        return np.swapaxes(self._member(), 1, 2).astype(np.float64)
 
     def matrix(self, size: Array | None = None) -> Array:
         size = self._sizes(size, np.float64 if size is None else np.float32)
@@ -179,6 +181,9 @@ class SelectionPlan(Plan):
         self._check_merge(x, size)
         return self._take(x)
 
+    def share(self) -> Array:
+        return np.swapaxes(self.matrix(), 1, 2)
+
     def merge_size(self, size: Array | None = None) -> Array:
         return self._take(self._sizes(size, np.float32)[:, :, None])[:, :, 0]
 
@@ -223,6 +228,9 @@ class DensePlan(Plan):
     def merge(self, x: Array, size: Array | None = None) -> Array:
         self._check_merge(x, size)
         return (self.weights @ x.astype(working_dtype(x), copy=False)).astype(x.dtype)
+
+    def share(self) -> Array:
+        return np.swapaxes(safe_divide(self.weights, self.weights.sum(axis=1, keepdims=True)), 1, 2)
 
     def merge_size(self, size: Array | None = None) -> Array:
         size = self._sizes(size, np.float32)

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 
 from tokenmerge.conformance.checks.check import check, check_each
-from tokenmerge.conformance.strategies import cases
 from tokenmerge.conformance.subject import Subject
 from tokenmerge.conformance.verdict import exactly
 
@@ -19,7 +18,7 @@ from tokenmerge.conformance.verdict import exactly
     mergers=("tome", "ats"),
 )
 def exact(subject: Subject, data: Any, merger: str) -> None:
-    subject.judge(data.draw(cases(merger, "exact", padded=False)), exact=True)
+    subject.judge(data.draw(subject.cases(merger, "exact", padded=False)), exact=True)
 
 
 @check_each(
@@ -28,12 +27,26 @@ def exact(subject: Subject, data: Any, merger: str) -> None:
     "On ordinary floats every decision is optimal, and every value exact, within the bound of its rounding errors.",
 )
 def generic(subject: Subject, data: Any, merger: str) -> None:
-    subject.judge(data.draw(cases(merger, "generic", padded=False)))
+    subject.judge(data.draw(subject.cases(merger, "generic", padded=False)))
+
+
+@check(
+    "tome-range",
+    2,
+    "The similarity of very large and very small vectors is that of their directions: squares stay in range.",
+    share=0.3,
+)
+def very_large_and_very_small(subject: Subject, data: Any) -> None:
+    case = data.draw(subject.cases("tome", "generic"))
+    if subject.dtype != "float16":  # which ends at 65504
+        scale = np.random.default_rng(0).choice([1e-25, 1.0, 1e25], case.inputs["metric"].shape[:2])
+        case.inputs["metric"] *= scale[:, :, None]
+    subject.judge(case)
 
 
 @check_each("large", 2, "The same holds for many tokens, up to N = 1024.", share=0.1)
 def large(subject: Subject, data: Any, merger: str) -> None:
-    subject.judge(data.draw(cases(merger, "large")))
+    subject.judge(data.draw(subject.cases(merger, "large")))
 
 
 @check_each(
@@ -42,7 +55,7 @@ def large(subject: Subject, data: Any, merger: str) -> None:
     "Empty and tiny shapes, equal and zero tokens, options larger than possible: the same rules, no NaN, no crash.",
 )
 def degenerate(subject: Subject, data: Any, merger: str) -> None:
-    case = data.draw(cases(merger, "degenerate"))
+    case = data.draw(subject.cases(merger, "degenerate"))
     outcome = subject.judge(case)
     subject.demand(case, exactly("NaN among the tokens", bool(np.isnan(outcome.tokens).any()), False))
 
@@ -54,7 +67,7 @@ def degenerate(subject: Subject, data: Any, merger: str) -> None:
 )
 def padded(subject: Subject, data: Any, merger: str) -> None:
     kind = "exact" if merger in ("tome", "ats") else "generic"
-    case = data.draw(cases(merger, kind, padded=True))
+    case = data.draw(subject.cases(merger, kind, padded=True))
     outcome = subject.judge(case, exact=kind == "exact")
     # whatever stands in the padding, even NaN, must not be seen
     dirty = {name: array.copy() for name, array in case.inputs.items()}
@@ -79,7 +92,7 @@ def padded(subject: Subject, data: Any, merger: str) -> None:
     "unmerge puts every token back at its own position, for every `protected` and every `order`; mass is conserved.",
 )
 def unmerge(subject: Subject, data: Any) -> None:
-    case = data.draw(cases("tome", "generic"))
+    case = data.draw(subject.cases("tome", "generic"))
     # tokens that know their position; in integers, so that every dtype holds them
     b, n, _ = case.inputs["x"].shape
     case.inputs["x"][:] = np.arange(n)[None, :, None]

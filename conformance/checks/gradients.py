@@ -11,7 +11,6 @@ import numpy as np
 from tokenmerge.conformance.case import Case, context, give, make_merger, to_numpy
 from tokenmerge.conformance.checks.check import check_each
 from tokenmerge.conformance.rounding import UNIT, Rounded
-from tokenmerge.conformance.strategies import cases
 from tokenmerge.conformance.subject import Subject
 from tokenmerge.conformance.verdict import within
 from tokenmerge.spec import batch, ltm, patch_merger
@@ -65,7 +64,7 @@ def loss_of_spec(case: Case, upstream: Array) -> Callable[[str, Array], float]:
     share=0.2,
 )
 def gradient(subject: Subject, data: Any, merger: str) -> None:
-    case = data.draw(cases(merger, "generic"))
+    case = data.draw(subject.cases(merger, "generic"))
     case.inputs["x"] = np.random.default_rng(len(case.inputs)).standard_normal(case.inputs["x"].shape)
     module = subject.module
     names = [name for name in ("x", "size") if name in case.inputs and (name == "x" or merger == "tome")]
@@ -100,7 +99,7 @@ def gradient(subject: Subject, data: Any, merger: str) -> None:
     share=0.2,
 )
 def parameter_gradient(subject: Subject, data: Any, merger: str) -> None:
-    case = data.draw(cases(merger, "generic"))
+    case = data.draw(subject.cases(merger, "generic"))
     case.inputs["x"] = np.random.default_rng(1).standard_normal(case.inputs["x"].shape)
     module, functions = subject.module, getattr(subject.module, merger, None)
     if functions is None:

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from tokenmerge.conformance.case import Case, Outcome, context, give, make_merger, read, to_numpy
 from tokenmerge.conformance.checks.check import check_each
-from tokenmerge.conformance.strategies import cases
 from tokenmerge.conformance.subject import Subject
 from tokenmerge.conformance.verdict import Finding, exactly
 
@@ -31,7 +30,7 @@ def same(got: Outcome, want: Outcome, samples: Any = slice(None), why: str = "")
     "isolated", 1, "NaN or infinity in one sample never reaches another sample of the batch, and never crashes."
 )
 def isolated(subject: Subject, data: Any, merger: str) -> None:
-    case = data.draw(cases(merger, "generic").filter(lambda case: len(case.inputs["x"]) > 1))
+    case = data.draw(subject.cases(merger, "generic").filter(lambda case: len(case.inputs["x"]) > 1))
     clean = subject.run(case)
     sick = data.draw(st.integers(0, len(case.inputs["x"]) - 1), label="sick sample")
     poison = data.draw(st.sampled_from([np.nan, np.inf, -np.inf]), label="poison")
@@ -59,7 +58,7 @@ def isolated(subject: Subject, data: Any, merger: str) -> None:
     "Inputs are never modified, and a second call gives the same result: no state, no hidden randomness.",
 )
 def untouched(subject: Subject, data: Any, merger: str) -> None:
-    case = data.draw(cases(merger, "generic"))
+    case = data.draw(subject.cases(merger, "generic"))
     module = subject.module
     with context(module, subject.dtype):
         arrays = give(case, module, subject.dtype, subject.device)
@@ -79,7 +78,7 @@ def untouched(subject: Subject, data: Any, merger: str) -> None:
 )
 def batch(subject: Subject, data: Any, merger: str) -> None:
     kind = "exact" if merger in ("tome", "ats") else "generic"
-    case = data.draw(cases(merger, kind).filter(lambda case: len(case.inputs["x"]) > 1))
+    case = data.draw(subject.cases(merger, kind).filter(lambda case: len(case.inputs["x"]) > 1))
     whole = subject.judge(case, exact=kind == "exact")
     i = data.draw(st.integers(0, len(case.inputs["x"]) - 1), label="sample")
     shared = {"prior"} if case.inputs.get("prior", np.zeros((1, 1, 1))).ndim == 2 else set()
@@ -106,7 +105,7 @@ def batch(subject: Subject, data: Any, merger: str) -> None:
 def compiled(subject: Subject, data: Any, merger: str) -> None:
     from tokenmerge.conformance.judge import judge
 
-    case = data.draw(cases(merger, "exact" if merger in ("tome", "ats") else "generic"))
+    case = data.draw(subject.cases(merger, "exact" if merger in ("tome", "ats") else "generic"))
     module = subject.module
     with context(module, subject.dtype):
         arrays = give(case, module, subject.dtype, subject.device)
@@ -121,7 +120,7 @@ def compiled(subject: Subject, data: Any, merger: str) -> None:
 
 @check_each("parameters", 1, "Parameters have the same names and first values in every backend and move between them.")
 def parameters(subject: Subject, data: Any, merger: str) -> None:
-    case = data.draw(cases(merger, "generic"))
+    case = data.draw(subject.cases(merger, "generic"))
     reference = make_merger(replace(case, params={}), _spec())
     made = make_merger(replace(case, params={}), subject.module)
     want, got = reference.params(), made.params()

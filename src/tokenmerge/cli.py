@@ -1,0 +1,94 @@
+"""The command line: `tokenmerge demo`, `tokenmerge backends`.
+
+A command imports what it needs when it runs, so that `tokenmerge --help` loads no framework.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+
+class OneSentence(TyperGroup):
+    """What the user got wrong is said in one sentence on stderr, with exit status 2."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (ValueError, TypeError, ImportError, OSError) as error:
+            sentence = str(error)
+            if not sentence or "\n" in sentence:  # not written for a user: the traceback says more
+                raise
+            typer.echo(sentence, err=True)
+            raise typer.Exit(2) from None
+
+
+app = typer.Typer(
+    name="tokenmerge",
+    cls=OneSentence,
+    help="Token merging for transformers, the same in NumPy, PyTorch and JAX.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+def main() -> None:
+    """The entry point."""
+    app()
+
+
+@app.callback()
+def _options() -> None:
+    """Keep every command a subcommand, however many there are."""
+
+
+@app.command()
+def backends() -> None:
+    """List the backends: version, devices and dtypes, or how to install."""
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+
+    from tokenmerge.backends import available_backends
+
+    table = Table("backend", "version", "devices", "dtypes", box=SIMPLE_HEAD)
+    missing = []
+    for info in available_backends().values():
+        if info.available:
+            table.add_row(info.name, info.version, ", ".join(info.devices), ", ".join(info.dtypes))
+        else:
+            missing.append(info.install)
+            table.add_row(info.name, "not installed", style="dim")
+    console = Console()
+    console.print(table)
+    for sentence in missing:
+        console.print(sentence, markup=False, highlight=False, soft_wrap=True)
+
+
+@app.command()
+def demo(
+    image: Annotated[Path | None, typer.Option(metavar="FILE", help="A photograph; else one of matplotlib's.")] = None,
+    out: Annotated[Path, typer.Option(metavar="FILE", help="Where the picture goes.")] = Path("tokenmerge-demo.png"),
+    backend: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="May be repeated; else every installed one.")
+    ] = None,
+    patch_size: Annotated[int, typer.Option(metavar="PIXELS", help="Width of a patch.")] = 16,
+    size: Annotated[int, typer.Option(metavar="PIXELS", help="Width of the photograph, a multiple of it.")] = 448,
+) -> None:
+    """Merge a photograph with every merger in every backend, compare with the spec, draw the groups."""
+    try:
+        from tokenmerge.demo import run
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in ("matplotlib", "PIL"):
+            raise
+        raise ImportError('demo needs matplotlib and pillow: pip install "tokenmerge[viz]"') from None
+
+    wrong = [row for row in run(image, out, backend or (), patch_size, size) if not row.agrees]
+    for row in wrong:
+        typer.echo(f"demo: {row.backend} disagrees with the spec on {row.stage.title}", err=True)
+    if wrong:
+        raise typer.Exit(1)

@@ -96,6 +96,8 @@ def available_backends() -> dict[str, BackendInfo]:
             module = get_backend(name)
         except ImportError as error:
             found[name] = BackendInfo(name, available=False, install=str(error))
+        except Exception as error:  # a broken backend of somebody else's must not take the others with it
+            found[name] = BackendInfo(name, available=False, install=f'backend "{name}" does not import: {error!r}')
         else:
             found[name] = BackendInfo(name, True, module.VERSION, tuple(module.devices()), tuple(module.DTYPES))
     return found

@@ -35,41 +35,38 @@ seeds = st.integers(0, 2**32 - 1)
 
 
 @st.composite
-def cases(draw: Draw, merger: str, kind: str, padded: bool | None = None, few: bool = False) -> Case:
+def cases(
+    draw: Draw,
+    merger: str,
+    kind: str,
+    padded: bool | None = None,
+    options: str = "free",
+    shape: tuple[int, int] | None = None,
+    mask: Array | None = None,
+) -> Case:
     """A case of a merger.
 
     Args:
         merger: one of the four.
         kind: "generic", "exact", "degenerate" or "large".
-        padded: whether there is a mask; None for sometimes.
-        few: take shapes and options from a covering set, in which every pair of them occurs, instead of freely.
+        padded: whether to draw a mask; None for sometimes.
+        options: "free"; "covering", from a set in which every pair of them occurs; or "typical", always the same.
+        shape: `(B,N)`; None for one of `SHAPES[kind]`.
+        mask: `(B,N)`, where the shape is given.
     """
-    return draw(cases_of_shape(merger, kind, None, None, padded, few))
-
-
-@st.composite
-def cases_of_shape(
-    draw: Draw,
-    merger: str,
-    kind: str,
-    shape: tuple[int, int] | None,
-    mask: Array | None,
-    padded: bool | None = None,
-    few: bool = False,
-) -> Case:
-    """As `cases`, with a shape `(B,N)` and a mask that are given."""
     space: dict[str, tuple[Any, ...]] = {"shape": tuple(SHAPES[kind]) if shape is None else (shape,)}
     space["padded"] = (padded,) if padded is not None else (False,) if kind == "large" or shape else (False, True)
     space |= {"sized": (False, True)} | SPACES[merger]
-    if few:
+    if options == "covering":
         choice = draw(st.sampled_from(covering(tuple(space.items()))), label="shape and options")
+    elif options == "typical":
+        choice = {name: values[0] for name, values in space.items()}
     else:
         choice = {name: draw(st.sampled_from(values), label=name) for name, values in space.items()}
-    shape = choice["shape"]
     if choice["padded"]:
-        mask = draw(masks(shape, class_token=merger == "ats" and kind != "degenerate"), label="mask")
-    case: Case = draw(MERGERS[merger](kind, shape, mask, choice))
-    case.inputs.update(_given(size=draw(sizes(shape)) if choice["sized"] else None, mask=mask))
+        mask = draw(masks(choice["shape"], class_token=merger == "ats" and kind != "degenerate"), label="mask")
+    case: Case = draw(MERGERS[merger](kind, choice["shape"], mask, choice))
+    case.inputs.update(_given(size=draw(sizes(choice["shape"])) if choice["sized"] else None, mask=mask))
     return case
 
 

@@ -46,7 +46,7 @@ class Subject:
 
     def cases(self, merger: str, kind: str, padded: bool | None = None) -> SearchStrategy[Case]:
         """Cases for this backend: of few shapes and options where each of them is compiled anew."""
-        return cases(merger, kind, padded, few=self.compiles)
+        return cases(merger, kind, padded, "covering" if self.compiles else "free")
 
     @property
     def compiles(self) -> bool:

@@ -27,7 +27,7 @@ def test_round_trip_through_a_file(name: str, source: str, target: str, tmp_path
     save_params(one, tmp_path / "merger.safetensors")
     load_params(two, tmp_path / "merger.safetensors")
     assert set(two.params()) == set(one.params())
-    for key, value in two.params().items():
+    for value in two.params().values():
         np.testing.assert_array_equal(value, np.full_like(value, 0.25))
 
 

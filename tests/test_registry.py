@@ -20,7 +20,9 @@ def no_new_backends(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def a_backend(name: str = "mine") -> ModuleType:
     module = ModuleType(name)
-    vars(module).update({key: getattr(get_backend("numpy"), key) for key in ("MERGERS", "DTYPES", "VERSION", "devices")})
+    vars(module).update(
+        {key: getattr(get_backend("numpy"), key) for key in ("MERGERS", "DTYPES", "VERSION", "devices")}
+    )
     vars(module).update(NAME=name, from_numpy=None, to_numpy=None)
     return module
 
@@ -75,7 +77,7 @@ def test_register_a_module() -> None:
 
 @pytest.mark.usefixtures("no_new_backends")
 def test_register_something_that_is_no_backend() -> None:
-    with pytest.raises(ValueError, match="must have NAME, VERSION, MERGERS.*got 'empty' without"):
+    with pytest.raises(ValueError, match=r"must have NAME, VERSION, MERGERS.*got 'empty' without"):
         register_backend("empty", ModuleType("empty"))
 
 

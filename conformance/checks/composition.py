@@ -11,7 +11,7 @@ from tokenmerge.conformance.case import context, give, make_merger, read, to_num
 from tokenmerge.conformance.checks.check import check_each
 from tokenmerge.conformance.plan import sample_plans, weights
 from tokenmerge.conformance.rounding import Rounded
-from tokenmerge.conformance.strategies import cases_of_shape
+from tokenmerge.conformance.strategies import cases
 from tokenmerge.conformance.subject import Subject
 from tokenmerge.conformance.verdict import within
 
@@ -19,7 +19,9 @@ from tokenmerge.conformance.verdict import within
 @check_each("compose", 3, "The plan of two layers is the product of their matrices.", needs="compose", share=0.5)
 def compose(subject: Subject, data: Any, merger: str) -> None:
     module, dtype = subject.module, subject.dtype
-    case = data.draw(subject.cases(merger, "generic"))
+    options = "typical" if subject.compiles else "free"
+    padded = data.draw(st.booleans(), label="first layer padded")
+    case = data.draw(cases(merger, "generic", padded, options, (2, 9)), label="first layer")
     b, n, _ = case.inputs["x"].shape
     # a group whose sizes are all zero is averaged plainly, which is not a product of matrices (docs/plan.md)
     case.inputs["size"] = np.maximum(case.inputs.get("size", np.ones((b, n))), 1)
@@ -28,7 +30,7 @@ def compose(subject: Subject, data: Any, merger: str) -> None:
     mask = first.mask
     if then == "ats" and mask is not None and not mask[:, :1].all():
         mask = None
-    case_two = data.draw(cases_of_shape(then, "generic", (b, first.tokens.shape[1]), mask, few=subject.compiles))
+    case_two = data.draw(cases(then, "generic", False, options, (b, first.tokens.shape[1]), mask), label="second layer")
     case_two.inputs.pop("size", None)
 
     with context(module, dtype):

@@ -1,4 +1,4 @@
-"""The command line: `tokenmerge demo`, `tokenmerge backends`.
+"""The command line: `tokenmerge demo`, `tokenmerge conformance`, `tokenmerge backends`.
 
 A command imports what it needs when it runs, so that `tokenmerge --help` loads no framework.
 """
@@ -92,3 +92,27 @@ def demo(
         typer.echo(f"demo: {row.backend} disagrees with the spec on {row.stage.title}", err=True)
     if wrong:
         raise typer.Exit(1)
+
+
+@app.command()
+def conformance(
+    backend: Annotated[str, typer.Option(metavar="NAME", help="A known backend, or the dotted name of a module.")],
+    dtype: Annotated[str, typer.Option(metavar="NAMES", help="Dtypes with commas between; else all it has.")] = "",
+    merger: Annotated[str, typer.Option(metavar="NAMES", help="Mergers with commas between; else all.")] = "",
+    level: Annotated[str, typer.Option(help="How many examples: quick, ci or deep.")] = "ci",
+    seed: Annotated[int | None, typer.Option(help="Of the examples; else the same ones every time.")] = None,
+    json: Annotated[Path | None, typer.Option(metavar="FILE", help="A report for machines.")] = None,
+) -> None:
+    """Prove that a backend agrees with the spec, or show where it does not."""
+    try:
+        from tokenmerge.conformance.command import conformance as run
+    except ModuleNotFoundError as error:
+        if error.name != "hypothesis":
+            raise
+        raise ImportError('conformance needs hypothesis: pip install "tokenmerge[conformance]"') from None
+
+    def names(option: str) -> tuple[str, ...]:
+        return tuple(name.strip() for name in option.split(",") if name.strip())
+
+    status = run(backend, dtypes=names(dtype), mergers=names(merger), level=level, seed=seed, json=json)
+    raise typer.Exit(status)

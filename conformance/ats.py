@@ -45,7 +45,7 @@ def _certify_sample(case: Case, outcome: Outcome, i: int) -> list[Finding]:
     mask = outcome.inputs["mask"][i] if "mask" in outcome.inputs else np.ones(n, bool)
     indices, filled = outcome.plan["indices"][i], outcome.plan["mask"][i]
     slots = 0 if n == 0 else 1 + min(k, n - 1)
-    found = [exactly(f"plan.num_tokens_out[{i}]", outcome.plan["num_tokens_out"], slots)]
+    found = [exactly(f"plan.num_tokens_out[{i}]", outcome.plan["num_tokens_out"], slots, "ATS-8")]
     if n == 0 or not found[0].ok:
         return found
 
@@ -55,23 +55,27 @@ def _certify_sample(case: Case, outcome: Outcome, i: int) -> list[Finding]:
         exactly(
             f"plan.mask[{i}]", filled, np.arange(slots) < 1 + count if mask[0] else np.isin(np.arange(slots), others)
         ),
-        exactly(f"indices[{i}] of the class token", int(indices[0]), 0),
-        exactly(f"indices[{i}] of padding", indices[1 + count :].astype(int), np.zeros(slots - 1 - count, int)),
-        exactly(f"indices[{i}] ascending, each once", bool((np.diff(indices[: 1 + count]) > 0).all()), True),
-        exactly(f"masked tokens chosen[{i}]", int((~mask[indices[1 : 1 + count]]).sum()), 0),
+        exactly(f"indices[{i}] of the class token", int(indices[0]), 0, "ATS-8"),
+        exactly(
+            f"indices[{i}] of padding", indices[1 + count :].astype(int), np.zeros(slots - 1 - count, int), "ATS-8"
+        ),
+        exactly(f"indices[{i}] ascending, each once", bool((np.diff(indices[: 1 + count]) > 0).all()), True, "ATS-8"),
+        exactly(f"masked tokens chosen[{i}]", int((~mask[indices[1 : 1 + count]]).sum()), 0, "ATS-7"),
     ]
     if any(not each.ok for each in found):
         return found
     chosen = indices[1 : 1 + count] - 1
+    score = "ATS-1" if config["score"] == "per_head" else "ATS-2"
     significance = scores(inputs["attn"], inputs["value"], config["score"], mask[1:])
     if config["sampling"] == "gumbel":
         noise = Rounded.exact(outcome.inputs["noise"][i], outcome.dtype)
         probability = significance / (significance.sum(axis=0, keepdims=True) + 1e-6)
         perturbed = -((probability + 1e-6).log()[None] + noise)
-        return [*found, _covers(i, perturbed, mask[1:], chosen)]
+        return [*found, _covers(i, perturbed, mask[1:], chosen, "ATS-6", score)]
 
+    rules: tuple[str, ...] = ("ATS-4", "ATS-5", "ATS-9")
     if significance.value.sum() == 0:
-        significance = Rounded.exact(mask[1:] * 1.0, outcome.dtype)
+        significance, rules = Rounded.exact(mask[1:] * 1.0, outcome.dtype), ("ATS-3", *rules)
     eligible = significance.value > 0
     points = (2 * np.arange(1, k + 1) - 1) / (2 * k)
     given = Rounded.exact(outcome.inputs["uniforms"][i], outcome.dtype) if "uniforms" in outcome.inputs else None
@@ -79,22 +83,21 @@ def _certify_sample(case: Case, outcome: Outcome, i: int) -> list[Finding]:
     cdf = (significance / significance.sum(axis=0, keepdims=True)).cumsum()
     distance = cdf[None, :] - u[:, None]
     distance = Rounded(np.abs(distance.value), distance.error, distance.dtype)
-    return [*found, _covers(i, distance, eligible, chosen)]
+    return [*found, _covers(i, distance, eligible, chosen, *rules, score)]
 
 
-def _covers(i: int, cost: Rounded, eligible: Array, chosen: Array) -> Finding:
+def _covers(i: int, cost: Rounded, eligible: Array, chosen: Array, *rules: str) -> Finding:
     """The chosen tokens are what you get if each row takes one of its cheapest tokens, within rounding.
 
     That is so if every row may have taken one of them and every one of them may have been taken by some row.
     """
     what = f"chosen tokens[{i}]"
     if not eligible.any():
-        return exactly(what, chosen.astype(int), np.zeros(0, int))
+        return exactly(what, chosen.astype(int), np.zeros(0, int), "ATS-7")
     wrong = chosen[~eligible[chosen]]
     if len(wrong):
-        return Finding(
-            what, np.inf, f"indices[{i}] hold token {1 + wrong[0]}, which has score 0 and can never be chosen"
-        )
+        message = f"indices[{i}] hold token {1 + wrong[0]}, which has score 0 and can never be chosen"
+        return Finding(what, np.inf, ("ATS-5", "ATS-7"), message)
     # how much of its budget each token needs to be the cheapest of each row
     value = np.where(eligible, cost.value, np.inf)
     best = value.argmin(axis=1)
@@ -106,11 +109,11 @@ def _covers(i: int, cost: Rounded, eligible: Array, chosen: Array) -> Finding:
     by_token = needed.min(axis=0, initial=np.inf)
     worst = max(by_row.max(initial=0.0), by_token.max(initial=0.0))
     if worst <= 1:
-        return Finding(what, float(worst))
+        return Finding(what, float(worst), rules)
     if by_row.max(initial=0.0) > 1:
         at = int(by_row.argmax())
         message = f"indices[{i}] lack token {1 + best[at]}, which sample {at} must choose"
     else:
         at = int(by_token.argmax())
         message = f"indices[{i}] hold token {1 + chosen[at]}, which no sample can have chosen"
-    return Finding(what, float(worst), message)
+    return Finding(what, float(worst), rules, message)

@@ -72,18 +72,19 @@ def stored(exact_rows: Array, value: Rounded, dtype: str) -> Rounded:
     return Rounded(value.value, np.where(exact_rows[:, None], value.error, rounded.error), value.dtype)
 
 
-def check_laws(outcome: Outcome, merged: list[Rounded] | None = None) -> list[Finding]:
+def check_laws(outcome: Outcome, merged: list[Rounded] | None = None, *about: str) -> list[Finding]:
     """Tokens, sizes, matrix, share and the way back, given the backend's own plan.
 
     Args:
         outcome: what the backend made.
         merged: the vectors that the plan was applied to, per sample, where they are not the inputs `x`.
+        *about: rules that say what those vectors are.
     """
     findings = [
-        exactly("tokens.dtype", outcome.dtypes["tokens"], outcome.dtype),
-        exactly("size.dtype", outcome.dtypes["size"], "float64" if outcome.dtype == "float64" else "float32"),
-        exactly("plan.num_tokens_in", outcome.plan["num_tokens_in"], outcome.inputs["x"].shape[1]),
-        exactly("plan.num_tokens_out", outcome.plan["num_tokens_out"], outcome.tokens.shape[1]),
+        exactly("tokens.dtype", outcome.dtypes["tokens"], outcome.dtype, "PLAN-8"),
+        exactly("size.dtype", outcome.dtypes["size"], "float64" if outcome.dtype == "float64" else "float32", "PLAN-3"),
+        exactly("plan.num_tokens_in", outcome.plan["num_tokens_in"], outcome.inputs["x"].shape[1], "PLAN-1"),
+        exactly("plan.num_tokens_out", outcome.plan["num_tokens_out"], outcome.tokens.shape[1], "PLAN-1"),
     ]
     for i, plan in enumerate(sample_plans(outcome)):
         x = Rounded.exact(outcome.inputs["x"][i], outcome.dtype) if merged is None else merged[i]
@@ -92,12 +93,18 @@ def check_laws(outcome: Outcome, merged: list[Rounded] | None = None) -> list[Fi
         tokens = apply(w, x)
         copies = tokens.error.max(axis=1, initial=0) == 0
         findings += [
-            within(f"tokens[{i}]", outcome.tokens[i], stored(copies, tokens, outcome.dtype)),
-            within(f"size[{i}]", outcome.size[i], apply(u.T, Rounded.exact(size[:, None], outcome.dtype))[:, 0]),
-            within(f"plan.matrix(size)[{i}]", outcome.matrix[i], w),
-            within(f"plan.share()[{i}]", outcome.share[i], u),
+            within(f"tokens[{i}]", outcome.tokens[i], stored(copies, tokens, outcome.dtype), "PLAN-1", *about),
+            within(
+                f"size[{i}]", outcome.size[i], apply(u.T, Rounded.exact(size[:, None], outcome.dtype))[:, 0], "PLAN-3"
+            ),
+            within(
+                f"plan.matrix(size)[{i}]", outcome.matrix[i], w, "PLAN-7" if "indices" in outcome.plan else "PLAN-6"
+            ),
+            within(f"plan.share()[{i}]", outcome.share[i], u, "PLAN-2"),
         ]
         back = apply(u, Rounded.exact(outcome.tokens[i], outcome.dtype))
         copies = back.error.max(axis=1, initial=0) == 0
-        findings.append(within(f"plan.unmerge(tokens)[{i}]", outcome.unmerged[i], stored(copies, back, outcome.dtype)))
+        findings.append(
+            within(f"plan.unmerge(tokens)[{i}]", outcome.unmerged[i], stored(copies, back, outcome.dtype), "PLAN-4")
+        )
     return findings

@@ -17,6 +17,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from tokenmerge.conformance.checks.check import TIERS
+from tokenmerge.conformance.rules import rules
 from tokenmerge.conformance.runner import Result
 
 _MARK = {"passed": "[green]passed[/]", "failed": "[bold red]failed[/]", "not applicable": "[dim]n/a[/]"}
@@ -49,7 +50,9 @@ def print_report(console: Console, name: str, results: list[Result]) -> None:
     failures = [result for result in results if result.status == "failed"]
     for result in failures:
         console.rule(f"[bold red]{result.id}[/] in {result.dtype}", align="left")
-        console.print(f"The spec says: {escape(result.statement)}\n", highlight=False)
+        for rule in result.broken:
+            console.print(f"[bold]{rule}[/]  {escape(rules()[rule])}", highlight=False)
+        console.print()
         console.print(result.message, markup=False, highlight=False, soft_wrap=True)
         if result.snippet:
             console.print("\nRepeat it with:\n", highlight=False)

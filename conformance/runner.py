@@ -24,7 +24,8 @@ class Result:
     """What one check found.
 
     Attributes:
-        id, tier, statement: of the check.
+        id, tier, statement, rules: of the check.
+        broken: the rules that are broken, where it failed.
         status: "passed", "failed" or "not applicable".
         dtype: of the inputs.
         examples: how many were tried.
@@ -37,8 +38,10 @@ class Result:
     id: str
     tier: int
     statement: str
+    rules: tuple[str, ...]
     status: str
     dtype: str
+    broken: tuple[str, ...] = ()
     examples: int = 0
     worst: float | None = None
     median: float | None = None
@@ -69,7 +72,9 @@ def run_check(subject: Subject, check: Check, level: str = "ci", seed: int | Non
     """Run one check until it fails or the examples of the level are used up."""
     reason = check.applies(subject)
     if reason:
-        return Result(check.id, check.tier, check.statement, "not applicable", subject.dtype, message=reason)
+        return Result(
+            check.id, check.tier, check.statement, check.rules, "not applicable", subject.dtype, message=reason
+        )
     examples = 0
 
     @settings(
@@ -91,13 +96,14 @@ def run_check(subject: Subject, check: Check, level: str = "ci", seed: int | Non
     subject.budgets.clear()
     start = time.perf_counter()
     status, message, snippet = "passed", "", ""
+    broken: tuple[str, ...] = ()
     try:
         (attempt if seed is None else with_seed(seed)(attempt))()
     except Mismatch as error:
-        status, snippet = "failed", error.snippet
+        status, snippet, broken = "failed", error.snippet, error.rules or check.rules
         message = "\n".join([error.message, *getattr(error, "__notes__", [])])
     except Exception as error:
-        status = "failed"
+        status, broken = "failed", check.rules
         notes = getattr(error, "__notes__", [])
         message = "\n".join([f"the check raised {type(error).__name__}: {error}", *notes])
     budgets = subject.budgets
@@ -105,8 +111,10 @@ def run_check(subject: Subject, check: Check, level: str = "ci", seed: int | Non
         id=check.id,
         tier=check.tier,
         statement=check.statement,
+        rules=check.rules,
         status=status,
         dtype=subject.dtype,
+        broken=broken,
         examples=examples,
         worst=max(budgets) if budgets else None,
         median=statistics.median(budgets) if budgets else None,

@@ -19,11 +19,12 @@ class Mismatch(AssertionError):
     Args:
         message: what differs, one line each: `{what}={got}, but should be {want}`.
         snippet: a program that shows it when pasted.
+        rules: ids of the rules that are broken; empty for those of the check.
     """
 
-    def __init__(self, message: str, snippet: str = "") -> None:
+    def __init__(self, message: str, snippet: str = "", rules: tuple[str, ...] = ()) -> None:
         super().__init__(f"{message}\n\nRepeat it with:\n\n{snippet}" if snippet else message)
-        self.message, self.snippet = message, snippet
+        self.message, self.snippet, self.rules = message, snippet, rules
 
 
 @dataclass
@@ -72,8 +73,10 @@ class Subject:
 
     def demand(self, case: Case, *findings: Finding) -> None:
         """Raise `Mismatch` unless all findings are good."""
-        if any(not finding.ok for finding in findings):
-            raise Mismatch(f"{Verdict(None, findings)} [{case}, {self.dtype}]", self.snippet(case))
+        broken = [finding for finding in findings if not finding.ok]
+        if broken:
+            rules = tuple(dict.fromkeys(rule for finding in broken for rule in finding.rules))
+            raise Mismatch(f"{Verdict(None, findings)} [{case}, {self.dtype}]", self.snippet(case), rules)
 
     def snippet(self, case: Case) -> str:
         return case.snippet(self.name, self.dtype)

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from tokenmerge.backends import get_backend
+from tokenmerge.conformance.rules import rules
 from tokenmerge.conformance.runner import run_check
 from tokenmerge.conformance.subject import Subject
 
@@ -20,4 +21,5 @@ def test_conformance(conformance_case: tuple[str, str | None, Any], request: pyt
     result = run_check(subject, check, option("--tokenmerge-level"), option("--tokenmerge-seed"))
     if result.status == "not applicable":
         pytest.skip(result.message)
-    assert result.status == "passed", f"{result.statement}\n\n{result.message}\n\nRepeat it with:\n\n{result.snippet}"
+    said = "\n".join(f"{rule}: {rules()[rule]}" for rule in result.broken)
+    assert result.status == "passed", f"{said}\n\n{result.message}\n\nRepeat it with:\n\n{result.snippet}"

@@ -14,6 +14,8 @@ from tokenmerge.conformance.verdict import Finding, exactly
 from tokenmerge.spec.schedule import kth_tokens_out, kth_width, tokens_removed
 
 Array = np.ndarray[Any, Any]
+ORDER = {"grouped": "TOME-7", "positional": "TOME-8", "score": "TOME-9"}
+SPECIAL = {"bipartite": (), "kth": ("TOME-10",), "random": ("TOME-11",)}
 
 
 def normalize(metric: Rounded) -> Rounded:
@@ -42,6 +44,7 @@ class _Sample:
         config = {"r": None, "protected": 0, "order": "grouped", "matching": "bipartite", "k": None} | case.config
         self.i, self.r, self.protected, self.k = i, config["r"], config["protected"], config["k"]
         self.order, self.matching = config["order"], config["matching"]
+        self.special = SPECIAL[self.matching]
         mask = outcome.inputs.get("mask")
         self.all = metric.shape[1]
         self.real = np.arange(self.all) if mask is None else np.flatnonzero(mask[i])
@@ -58,19 +61,21 @@ class _Sample:
 
     def findings(self) -> list[Finding]:
         used, width = self._expected_slots()
-        found = [exactly(f"plan.num_tokens_out[{self.i}]", self.width, width)]
+        found = [exactly(f"plan.num_tokens_out[{self.i}]", self.width, width, "TOME-1", *self.special)]
         if self.padded:
-            found.append(exactly(f"plan.mask[{self.i}]", self.mask, np.arange(width) < used))
+            found.append(exactly(f"plan.mask[{self.i}]", self.mask, np.arange(width) < used, "TOME-12"))
             padding = np.setdiff1d(np.arange(self.all), self.real)
-            found.append(exactly(f"assignment of padding[{self.i}]", self.got[padding], np.full(len(padding), -1)))
+            found.append(
+                exactly(f"assignment of padding[{self.i}]", self.got[padding], np.full(len(padding), -1), "TOME-12")
+            )
         else:
-            found.append(exactly(f"plan.mask[{self.i}]", self.mask, None))
+            found.append(exactly(f"plan.mask[{self.i}]", self.mask, None, "TOME-12"))
         filled = np.unique(self.slots)
-        found.append(exactly(f"slots in use[{self.i}]", filled.astype(int), np.arange(used)))
+        found.append(exactly(f"slots in use[{self.i}]", filled.astype(int), np.arange(used), "TOME-1", *self.special))
         if any(not each.ok for each in found):
             return found
         if self.matching != "kth" and tokens_removed(self.n, self.r, self.protected) == 0:
-            return [*found, self._layout(np.arange(self.n))]
+            return [*found, self._layout(np.arange(self.n), "TOME-1")]
         return [*found, *{"bipartite": self._bipartite, "kth": self._kth, "random": self._random}[self.matching]()]
 
     def _expected_slots(self) -> tuple[int, int]:
@@ -91,7 +96,7 @@ class _Sample:
         unmerged = np.setdiff1d(a, merged)
         target = np.array([slot_of_b[int(self.slots[token])] for token in merged], int)
         removed = tokens_removed(self.n, self.r, self.protected)
-        count = exactly(f"tokens merged[{self.i}]", len(merged), removed)
+        count = exactly(f"tokens merged[{self.i}]", len(merged), removed, "TOME-3", "TOME-4", "TOME-1")
         if not count.ok:
             return [count]
 
@@ -99,8 +104,8 @@ class _Sample:
         best_low, best_high = similarity.low.max(axis=1), similarity.high.max(axis=1)
         row = {token: place for place, token in enumerate(a)}
         rows = [row[token] for token in merged]
-        found = [count, self._optimal(similarity, a, b, rows, target)]
-        found.append(self._ranked("merged before", a, best_low, best_high, rows, [row[t] for t in unmerged]))
+        found = [count, self._optimal(similarity, a, b, rows, target, "TOME-5")]
+        found.append(self._ranked("merged before", a, best_low, best_high, rows, [row[t] for t in unmerged], "TOME-6"))
 
         first = list(range(self.protected))
         if self.order == "positional":
@@ -111,9 +116,9 @@ class _Sample:
             unmerged = unmerged[np.argsort(self.slots[unmerged])]
             rows = [row[token] for token in unmerged]
             for better, worse in pairwise(rows):
-                found.append(self._ranked("in front of", a, best_low, best_high, [better], [worse]))
+                found.append(self._ranked("in front of", a, best_low, best_high, [better], [worse], "TOME-9"))
             survivors = [*first, *unmerged, *b]
-        return [*found, self._layout(self._assign(survivors, merged, target))]
+        return [*found, self._layout(self._assign(survivors, merged, target), ORDER[self.order], "TOME-4")]
 
     def _kth(self) -> list[Finding]:
         full = max(self.n - self.protected, 0) // self.k
@@ -136,18 +141,18 @@ class _Sample:
         wrong = [token for token, to in zip(sources, target, strict=True) if to not in set(among.tolist())]
         if wrong:
             message = f"assignment[{self.i}, {self.real[wrong[0]]}] is the slot of a token that receives nothing"
-            return [Finding("receiver", np.inf, message)]
+            return [Finding("receiver", np.inf, self.special, message)]
         found = []
         if len(sources):
             similarity = self.m[sources] @ self.m[among].T
-            found.append(self._optimal(similarity, sources, among, list(range(len(sources))), target))
-        return [*found, self._layout(self._assign(survivors, sources, target))]
+            found.append(self._optimal(similarity, sources, among, list(range(len(sources))), target, *self.special))
+        return [*found, self._layout(self._assign(survivors, sources, target), *self.special, "TOME-4")]
 
-    def _optimal(self, similarity: Rounded, a: Array, b: Array, rows: list[int], target: Array) -> Finding:
+    def _optimal(self, similarity: Rounded, a: Array, b: Array, rows: list[int], target: Array, *rules: str) -> Finding:
         """Every source's target has a similarity that may be the largest of its row."""
         what = f"similarity to the receiver[{self.i}]"
         if not rows:
-            return Finding(what, 0.0)
+            return Finding(what, 0.0, rules)
         column = {token: place for place, token in enumerate(b)}
         columns = [column[token] for token in target]
         value, error = similarity.value[rows], similarity.error[rows]
@@ -158,30 +163,32 @@ class _Sample:
         used = np.divide(short, allowed, out=np.zeros_like(short), where=short > 0)
         worst = int(used.argmax())
         if used[worst] <= 1:
-            return Finding(what, float(used[worst]))
+            return Finding(what, float(used[worst]), rules)
         source, got, want = (self.real[t] for t in (a[rows[worst]], target[worst], b[best[worst]]))
         message = (
             f"receiver of token {source} in sample {self.i}={got}, but should be {want}, which is more similar by "
             f"{short[worst]:.3g}, more than rounding explains ({allowed[worst]:.3g})"
         )
-        return Finding(what, float(used[worst]), message)
+        return Finding(what, float(used[worst]), (*rules, "TOME-2"), message)
 
-    def _ranked(self, what: str, a: Array, low: Array, high: Array, front: list[int], back: list[int]) -> Finding:
+    def _ranked(
+        self, what: str, a: Array, low: Array, high: Array, front: list[int], back: list[int], rule: str
+    ) -> Finding:
         """Every row in front may have a maximum at least as large as every row behind."""
         name = f"ranking of the sources[{self.i}]"
         if not front or not back:
-            return Finding(name, 0.0)
+            return Finding(name, 0.0, (rule,))
         middle, error = (low + high) / 2, (high - low) / 2
         worst_front, best_back = min(front, key=lambda row: high[row]), max(back, key=lambda row: low[row])
         short, allowed = middle[best_back] - middle[worst_front], error[best_back] + error[worst_front]
         used = max(0.0, float(short / allowed)) if short > 0 else 0.0
         if used <= 1:
-            return Finding(name, used)
+            return Finding(name, used, (rule,))
         message = (
             f"in sample {self.i} token {self.real[a[worst_front]]} is {what} token {self.real[a[best_back]]}, "
             f"whose best similarity is larger by {short:.3g}, more than rounding explains ({allowed:.3g})"
         )
-        return Finding(name, used, message)
+        return Finding(name, used, (rule, "TOME-2"), message)
 
     def _assign(self, survivors: list[Any], sources: Array, target: Array) -> Array:
         slots = np.full(self.n, -1)
@@ -189,6 +196,6 @@ class _Sample:
         slots[sources] = slots[target]
         return slots
 
-    def _layout(self, want: Array) -> Finding:
+    def _layout(self, want: Array, *rules: str) -> Finding:
         """Given who merged with whom, every slot is where the order says."""
-        return exactly(f"assignment[{self.i}]", self.slots.astype(int), want.astype(int))
+        return exactly(f"assignment[{self.i}]", self.slots.astype(int), want.astype(int), *rules)

@@ -19,11 +19,13 @@ class Finding:
     Args:
         what: what was compared, such as "tokens".
         used: share of the rounding budget that was used; 0 for exact agreement, above 1 for a violation.
+        rules: ids of the rules it is about, the likeliest first.
         message: `{what}={got}, but should be {want}`, where it is violated.
     """
 
     what: str
     used: float
+    rules: tuple[str, ...] = ()
     message: str = ""
 
     @property
@@ -60,33 +62,34 @@ class Verdict:
         return f"agrees with the spec; {self.budget_used:.3g} of the rounding budget used"
 
 
-def within(what: str, got: Array, expected: Rounded) -> Finding:
+def within(what: str, got: Array, expected: Rounded, *rules: str) -> Finding:
     """Values against their exact value and bound, elementwise."""
     if np.shape(got) != expected.value.shape:
-        return Finding(what, np.inf, f"{what}.shape={np.shape(got)}, but should be {expected.value.shape}")
+        return Finding(what, np.inf, rules, f"{what}.shape={np.shape(got)}, but should be {expected.value.shape}")
     if not np.isfinite(expected.error).all():
         raise ArithmeticError(f"no finite bound for {what}: the check would accept anything")
     used = budget_used(got, expected)
     worst = float(used.max(initial=0.0))
     if worst <= 1:
-        return Finding(what, worst)
+        return Finding(what, worst, rules)
     at = tuple(int(i) for i in np.unravel_index(int(used.argmax()), used.shape))
     want, bound = expected.value[at], np.broadcast_to(expected.error, used.shape)[at]
-    return Finding(what, worst, f"{what}{list(at)}={got[at]:.9g}, but should be {want:.9g} within {bound:.3g}")
+    return Finding(what, worst, rules, f"{what}{list(at)}={got[at]:.9g}, but should be {want:.9g} within {bound:.3g}")
 
 
-def exactly(what: str, got: Any, want: Any) -> Finding:
+def exactly(what: str, got: Any, want: Any, *rules: str) -> Finding:
     """Integers, masks, names, or values that must be copied bit by bit."""
     if isinstance(got, np.ndarray) and isinstance(want, np.ndarray):
         if got.shape != want.shape:
-            return Finding(what, np.inf, f"{what}.shape={got.shape}, but should be {want.shape}")
+            return Finding(what, np.inf, rules, f"{what}.shape={got.shape}, but should be {want.shape}")
         differs = (got != want) & ~((got != got) & (want != want))
         if not differs.any():
-            return Finding(what, 0.0)
+            return Finding(what, 0.0, rules)
         at = tuple(int(i) for i in np.argwhere(differs)[0])
-        return Finding(what, np.inf, f"{what}{list(at)}={got[at]}, but should be {want[at]}")
+        return Finding(what, np.inf, rules, f"{what}{list(at)}={got[at]}, but should be {want[at]}")
     same = type(got) is type(want) and got == want
-    return Finding(what, 0.0) if same else Finding(what, np.inf, f"{what}={_short(got)}, but should be {_short(want)}")
+    message = "" if same else f"{what}={_short(got)}, but should be {_short(want)}"
+    return Finding(what, 0.0 if same else np.inf, rules, message)
 
 
 def _short(value: Any) -> str:

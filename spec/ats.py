@@ -2,6 +2,19 @@
 
 A token's score is how much the class token attends to it, times the length of its value. Sample points on the running
 sum of the scores choose tokens; how many different ones are chosen depends on the image.
+
+Rules:
+    ATS-1: Score "per_head" is sum_h attn[h,0,j] * ||value[h,j]||.
+    ATS-2: Score "concat" is (sum_h attn[h,0,j]) * ||concat_h value[h,j]||.
+    ATS-3: A row of zero scores counts as uniform over the real tokens.
+    ATS-4: The cumulated share runs in token order, and the sample points are (2k - 1) / (2K) or those given.
+    ATS-5: A sample point chooses the token whose cumulated share is nearest; ties go to the lower index; a token of
+        score 0 is never chosen.
+    ATS-6: Sampling "gumbel" takes argmax_j(log(score_j / (sum score + 1e-6) + 1e-6) + noise[k,j]) for every k.
+    ATS-7: A masked token scores 0 and is never chosen.
+    ATS-8: The class token comes first, then every chosen token once, ascending, then padding (index 0, mask False),
+        in 1 + min(K, N - 1) slots.
+    ATS-9: Only the class token's row of the attention matters.
 """
 
 from __future__ import annotations

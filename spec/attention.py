@@ -1,4 +1,9 @@
-"""Proportional attention: a token that stands for many patches is attended to as often (ToMe, section 3)."""
+"""Proportional attention: a token that stands for many patches is attended to as often (ToMe, section 3).
+
+Rules:
+    ATT-1: Attention weights are softmax(scale * Q K^T + log size) over the real keys; a row without one is zero.
+    ATT-2: Attention is those weights times the values, in the dtype of the queries.
+"""
 
 from __future__ import annotations
 

@@ -2,6 +2,18 @@
 
 A loop over the samples and nothing else; it is what conformance compares with. A plan here is the tuple of the samples'
 plans.
+
+Rules:
+    CALL-1: A bad argument raises TypeError or ValueError with one sentence, the same in every backend, before any
+        work.
+    CALL-2: Inputs are never modified.
+    CALL-3: The same inputs give the same result: no state between calls and no hidden random numbers.
+    CALL-4: A sample's result does not depend on the other samples; NaN or infinity in one never reaches another.
+    CALL-5: Empty and tiny batches are legal where the maths is: empty in, empty out, no NaN, no crash.
+    CALL-6: Gradients reach the tokens and the sizes with hard decisions held fixed, and go through soft weights.
+    CALL-7: Compiled and eager calls decide alike, and a second call with the same shapes compiles nothing.
+    CALL-8: Parameters have the same names in every backend and move between them; other names or shapes are refused
+        and change nothing.
 """
 
 from __future__ import annotations

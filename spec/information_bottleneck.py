@@ -3,6 +3,16 @@
 `phi` is a soft assignment of samples to clusters, `(S,A)` with rows that sum to one; `Q (A,Y)` the clusters' share of
 every class. All functions work in the precision of their first argument, float32 at least. Logarithms are of
 `max(v, LOG_FLOOR)`, the same floor in every precision, so that no value depends on the smallest number of a dtype.
+
+Rules:
+    IB-1: Cluster scores are softmax_a(-beta ||f / ||f|| - c_a||^2); a zero vector stays zero.
+    IB-2: Q[a,y] is the mean of phi_out[:,a] over the samples of class y; zero for a class without samples.
+    IB-3: The bound is the mean over samples of sum_{a,b} phi_out[a] phi_in[b] log phi_in[b] - sum_a phi_out[a] log
+        Q[a,y], and finite.
+    IB-4: Mutual information is in nats, with 0 log 0 = 0.
+    IB-5: Merged tokens are scored by softmax_a(-||G^T Z - C_a||^2).
+    IB-6: The gradient of the bound with respect to the mask is -2 Z (sum_a phi_a (log Q[a,y] - sum_b phi_b log
+        Q[b,y]) C_a)^T.
 """
 
 from __future__ import annotations

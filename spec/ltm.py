@@ -3,6 +3,17 @@
 The paper fixes what goes in and out of its mask module but the released code leaves the module out. This one is
 derived in docs/ltm.md: one mirror-descent step `G <- softmax(log G0 - step)` from a prior mask, the label-dependent
 factor of the information-bottleneck gradient being replaced by a learned per-channel map of the target tokens.
+
+Rules:
+    LTM-1: n = N - protected tokens become P' = ceil(rho n), with rho read as a decimal number.
+    LTM-2: The first mask is adaptive average pooling, smoothed: (1 - epsilon) * pool + epsilon / n.
+    LTM-3: A mask that is given takes the place of the first one, as it is; an entry of 0 keeps weight 0.
+    LTM-4: The mask is the softmax over the tokens of log G0 + (z * weight) T^T / sqrt(C) with the targets T = G0^T
+        z.
+    LTM-5: The first `protected` tokens are copied through, in front.
+    LTM-6: In a padded batch the real tokens of a sample are treated as if they were alone, and the result is padded
+        on the right.
+    LTM-7: The weight is learned and starts at zero, which leaves the first mask as it is.
 """
 
 from __future__ import annotations

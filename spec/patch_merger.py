@@ -1,4 +1,15 @@
-"""PatchMerger: M learned queries, each a mixture of all tokens (arXiv 2202.12015; docs/patch_merger.md)."""
+"""PatchMerger: M learned queries, each a mixture of all tokens (arXiv 2202.12015; docs/patch_merger.md).
+
+Rules:
+    PM-1: The input is LayerNorm(x) = (x - mean) / sqrt(variance + eps) * scale + bias, with the variance as the
+        mean of squared deviations; or x itself without `normalize`.
+    PM-2: The weights are the softmax over the tokens of logit_scale * queries x^T; logit_scale is C**-0.5 unless
+        given.
+    PM-3: The merged tokens are the weights times the normalized tokens.
+    PM-4: A masked token has weight 0; where no token is real, all weights are 0.
+    PM-5: The queries start standard normal, drawn from `seed`, the same in every backend; scale starts at 1 and
+        bias at 0. All are learned.
+"""
 
 from __future__ import annotations
 

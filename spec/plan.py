@@ -10,6 +10,18 @@ matrix, exactly as they stand in the table:
     compose     W = W_2 W_1
 
 One sample at a time; backends have the same types with a leading batch axis.
+
+Rules:
+    PLAN-1: The merged tokens are y = W x; a token alone in its slot comes through unchanged, to the last bit.
+    PLAN-2: The share of a token is U[n,p] = W[p,n] / sum_p' W[p',n]; a zero column stays zero.
+    PLAN-3: Sizes go with the share, size' = U^T size: what is not dropped is conserved. They are float32 at least.
+    PLAN-4: Unmerging is x^ = U y; a dropped token comes back as zeros.
+    PLAN-5: The plan of two layers is the product of their matrices, W = W_2 W_1.
+    PLAN-6: In a partition W[p,n] = size_n / (sum of the sizes in p) for the members n of p; a group whose sizes are
+        all zero is averaged plainly.
+    PLAN-7: In a selection every row is one-hot, and zero for a padded slot.
+    PLAN-8: Decisions are made in float32 for half-precision inputs, else in the input's own precision; tokens come
+        back in the input's dtype.
 """
 
 from __future__ import annotations

@@ -1,4 +1,8 @@
-"""Pooling at the end of a network: every original patch counts once, however the tokens were merged."""
+"""Pooling at the end of a network: every original patch counts once, however the tokens were merged.
+
+Rules:
+    POOL-1: Pooling is the mean of the real tokens weighted by size, zeros where nothing is real.
+"""
 
 from __future__ import annotations
 

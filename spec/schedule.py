@@ -49,7 +49,8 @@ def ltm_tokens_out(num_tokens: int, compression_ratio: float) -> int:
     >>> ltm_tokens_out(197, 0.8), ltm_tokens_out(100, 0.55), ltm_tokens_out(0, 0.5)
     (158, 55, 0)
     """
-    return -int(-Fraction(str(float(compression_ratio))) * num_tokens // 1)
+    ratio = Fraction(str(float(compression_ratio)))
+    return -(-ratio.numerator * num_tokens // ratio.denominator)  # integers only: a compiler may trace `num_tokens`
 
 
 @lru_cache(maxsize=64)

@@ -2,6 +2,25 @@
 
 Tokens at even positions (A) each look for their most similar token at an odd position (B); the `r` most similar pairs
 are merged. The plan is a partition: the merged token is the size-weighted mean of its group.
+
+Rules:
+    TOME-1: r_eff = max(0, min(r, (N - protected) // 2)) tokens are removed; if it is 0 the plan is the identity.
+    TOME-2: Similarity is the cosine; a vector without a direction (zero, or not finite) has similarity 0 with
+        everything, and squares never leave the range of the dtype.
+    TOME-3: Tokens at even positions look for a partner among the tokens at odd positions.
+    TOME-4: The first `protected` tokens never merge, never receive, and come first in their original order.
+    TOME-5: A token goes to its most similar partner; ties go to the lower position.
+    TOME-6: The r_eff tokens with the most similar partners merge; ties go to the lower position.
+    TOME-7: Order "grouped": unmerged even tokens by position, then odd tokens by position.
+    TOME-8: Order "positional": every surviving token by position.
+    TOME-9: Order "score": unmerged even tokens by descending similarity, ties to the lower position, then odd
+        tokens by position.
+    TOME-10: Matching "kth": the last token of each run of k is kept and receives the other k - 1 by similarity; the
+        tail of n mod k tokens stays, at the end.
+    TOME-11: Matching "random": the first r_eff tokens of the permutation go to the most similar of the others,
+        which keep the permutation's order; ties go to the one that comes first there.
+    TOME-12: In a padded batch the real tokens of a sample are treated as if they were alone; padding goes nowhere
+        (-1) and the result is padded on the right.
 """
 
 from __future__ import annotations

@@ -66,6 +66,7 @@ def _weights(inputs: _Inputs, i: int, head: int, dtype: str) -> Rounded:
     "attention-weights",
     3,
     "softmax(scale Q K^T + log size) over the keys; rows without a real key are zero.",
+    "ATT-1",
     needs="attention",
 )
 def weights(subject: Subject, data: Any) -> None:
@@ -81,7 +82,9 @@ def weights(subject: Subject, data: Any) -> None:
             _demand(subject, within(f"attention_weights[{i}, {head}]", got[i, head], want), "attention_weights")
 
 
-@check("attention-values", 3, "softmax(scale Q K^T + log size) V, in the dtype of the queries.", needs="attention")
+@check(
+    "attention-values", 3, "softmax(scale Q K^T + log size) V, in the dtype of the queries.", "ATT-2", needs="attention"
+)
 def values(subject: Subject, data: Any) -> None:
     inputs, b = _draw(subject, data)
     given = dict(inputs.given)
@@ -102,7 +105,7 @@ def _half_weights(weights: Rounded, subject: Subject, inputs: _Inputs) -> Rounde
     return weights if "size" in inputs.seen else weights.stored(subject.dtype)
 
 
-@check("attention-pooling", 3, "Mean pooling is weighted by size and leaves padding out.", needs="pooling")
+@check("attention-pooling", 3, "Mean pooling is weighted by size and leaves padding out.", "POOL-1", needs="pooling")
 def pooling(subject: Subject, data: Any) -> None:
     b, n = data.draw(st.sampled_from([(2, 9), (1, 5), (2, 1), (2, 0)]), label="B, N")
     rng = np.random.default_rng(data.draw(seeds, label="seed"))

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from tokenmerge.conformance.rules import rules
 from tokenmerge.conformance.subject import Subject
 
 TIERS = {1: "exact", 2: "certified", 3: "rounding"}
@@ -20,7 +21,8 @@ class Check:
     Args:
         id: `room-name`, unique.
         tier: 1 exact equality, 2 decisions certified within a bound, 3 values within a bound.
-        statement: the sentence that it tests.
+        statement: what it shows, in one sentence.
+        rules: ids of the rules of the spec that it tests.
         function: takes the subject and Hypothesis data; raises `Mismatch`.
         share: of the examples of a level, for checks that are slow.
         needs: attribute of the backend without which the check does not apply, or None.
@@ -30,6 +32,7 @@ class Check:
     id: str
     tier: int
     statement: str
+    rules: tuple[str, ...]
     function: Function
     share: float = 1.0
     needs: str | None = None
@@ -50,33 +53,47 @@ class Check:
         return None
 
 
+PREFIXES = {"tome": "TOME", "ats": "ATS", "patch_merger": "PM", "ltm": "LTM"}
 MERGERS = ("tome", "ats", "patch_merger", "ltm")
 CHECKS: dict[str, Check] = {}
 
 
-def check(id: str, tier: int, statement: str, **options: Any) -> Callable[[Function], Function]:
-    """Register a function as a check."""
+def check(id: str, tier: int, statement: str, *rules: str, **options: Any) -> Callable[[Function], Function]:
+    """Register a function as a check of some rules; a rule that ends in "*" stands for all that begin so."""
 
     def register(function: Function) -> Function:
         if id in CHECKS:
             raise ValueError(f"check: `id` must be a new one, got {id!r}")
-        CHECKS[id] = Check(id, tier, statement, function, **options)
+        CHECKS[id] = Check(id, tier, statement, _expand(rules), function, **options)
         return function
 
     return register
 
 
 def check_each(
-    id: str, tier: int, statement: str, mergers: tuple[str, ...] = MERGERS, **options: Any
+    id: str, tier: int, statement: str, *rules: str, mergers: tuple[str, ...] = MERGERS, **options: Any
 ) -> Callable[[PerMerger], PerMerger]:
-    """Register one function as a check of every merger: it takes the subject, the data and the merger's name."""
+    """Register one function as a check of every merger: it takes the subject, the data and the merger's name.
+
+    A rule that belongs to another merger is left out.
+    """
 
     def register(function: PerMerger) -> PerMerger:
         for merger in mergers:
-            check(f"{merger}-{id}", tier, statement, **options)(_for_merger(function, merger))
+            own = (rule for rule in rules if rule.partition("-")[0] not in set(PREFIXES.values()) - {PREFIXES[merger]})
+            check(f"{merger}-{id}", tier, statement, *own, **options)(_for_merger(function, merger))
         return function
 
     return register
+
+
+def _expand(given: tuple[str, ...]) -> tuple[str, ...]:
+    known = rules()
+    found = [rule for each in given for rule in known if rule == each or each == rule.partition("-")[0] + "-*"]
+    unknown = [each for each in given if not each.endswith("*") and each not in known]
+    if unknown or not found:
+        raise ValueError(f"check: `rules` must be numbers of rules of the spec, got {unknown or given}")
+    return tuple(found)
 
 
 def _for_merger(function: PerMerger, merger: str) -> Function:

@@ -16,7 +16,9 @@ from tokenmerge.conformance.subject import Subject
 from tokenmerge.conformance.verdict import within
 
 
-@check_each("compose", 3, "The plan of two layers is the product of their matrices.", needs="compose", share=0.5)
+@check_each(
+    "compose", 3, "The plan of two layers is the product of their matrices.", "PLAN-5", needs="compose", share=0.5
+)
 def compose(subject: Subject, data: Any, merger: str) -> None:
     module, dtype = subject.module, subject.dtype
     options = "typical" if subject.compiles else "free"

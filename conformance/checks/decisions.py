@@ -15,6 +15,8 @@ from tokenmerge.conformance.verdict import exactly
     "exact",
     1,
     "On inputs whose arithmetic is exact in every precision every decision is the spec's; ties go to the lower index.",
+    "TOME-*",
+    "ATS-*",
     mergers=("tome", "ats"),
 )
 def exact(subject: Subject, data: Any, merger: str) -> None:
@@ -25,6 +27,11 @@ def exact(subject: Subject, data: Any, merger: str) -> None:
     "generic",
     2,
     "On ordinary floats every decision is optimal, and every value exact, within the bound of its rounding errors.",
+    "TOME-*",
+    "ATS-*",
+    "PM-*",
+    "LTM-*",
+    "PLAN-*",
 )
 def generic(subject: Subject, data: Any, merger: str) -> None:
     subject.judge(data.draw(subject.cases(merger, "generic", padded=False)))
@@ -34,6 +41,7 @@ def generic(subject: Subject, data: Any, merger: str) -> None:
     "tome-range",
     2,
     "The similarity of very large and very small vectors is that of their directions: squares stay in range.",
+    "TOME-2",
     share=0.3,
 )
 def very_large_and_very_small(subject: Subject, data: Any) -> None:
@@ -44,7 +52,18 @@ def very_large_and_very_small(subject: Subject, data: Any) -> None:
     subject.judge(case)
 
 
-@check_each("large", 2, "The same holds for many tokens, up to N = 1024.", share=0.1)
+@check_each(
+    "large",
+    2,
+    "The same holds for many tokens, up to N = 1024.",
+    "TOME-5",
+    "TOME-6",
+    "ATS-4",
+    "ATS-5",
+    "PM-2",
+    "LTM-4",
+    share=0.1,
+)
 def large(subject: Subject, data: Any, merger: str) -> None:
     subject.judge(data.draw(subject.cases(merger, "large")))
 
@@ -53,6 +72,13 @@ def large(subject: Subject, data: Any, merger: str) -> None:
     "degenerate",
     1,
     "Empty and tiny shapes, equal and zero tokens, options larger than possible: the same rules, no NaN, no crash.",
+    "CALL-5",
+    "TOME-1",
+    "TOME-2",
+    "ATS-3",
+    "ATS-8",
+    "PM-4",
+    "LTM-1",
 )
 def degenerate(subject: Subject, data: Any, merger: str) -> None:
     case = data.draw(subject.cases(merger, "degenerate"))
@@ -64,6 +90,10 @@ def degenerate(subject: Subject, data: Any, merger: str) -> None:
     "padded",
     1,
     "A sample in a padded batch gives what it gives alone, then is padded on the right; padding reaches nothing.",
+    "TOME-12",
+    "ATS-7",
+    "PM-4",
+    "LTM-6",
 )
 def padded(subject: Subject, data: Any, merger: str) -> None:
     kind = "exact" if merger in ("tome", "ats") else "generic"
@@ -90,6 +120,9 @@ def padded(subject: Subject, data: Any, merger: str) -> None:
     "tome-unmerge",
     1,
     "unmerge puts every token back at its own position, for every `protected` and every `order`; mass is conserved.",
+    "PLAN-4",
+    "PLAN-3",
+    "TOME-4",
 )
 def unmerge(subject: Subject, data: Any) -> None:
     case = data.draw(subject.cases("tome", "generic"))

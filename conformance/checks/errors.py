@@ -111,7 +111,11 @@ BAD: dict[str, list[tuple[dict[str, Any], dict[str, Any]]]] = {
 
 
 @check_each(
-    "errors", 1, "A bad argument raises the same class with the same sentence in every backend.", dtype="float32"
+    "errors",
+    1,
+    "A bad argument raises the same class with the same sentence in every backend.",
+    "CALL-1",
+    dtype="float32",
 )
 def errors(subject: Subject, data: Any, merger: str) -> None:
     config, call = data.draw(st.sampled_from(BAD[merger]), label="bad call")
@@ -122,7 +126,9 @@ def errors(subject: Subject, data: Any, merger: str) -> None:
         raise Mismatch(f"raised {got}, but should raise {want} [{merger} with {config} and {arguments}]")
 
 
-@check_each("load", 1, "Parameters with other names or shapes are refused, and none is changed.", dtype="float32")
+@check_each(
+    "load", 1, "Parameters with other names or shapes are refused, and none is changed.", "CALL-8", dtype="float32"
+)
 def load(subject: Subject, data: Any, merger: str) -> None:
     config = {"tome": TOME, "ats": ATS, "patch_merger": PATCH_MERGER, "ltm": LTM}[merger]
     own = batch.MERGERS[merger](**config).params()

@@ -27,7 +27,10 @@ def same(got: Outcome, want: Outcome, samples: Any = slice(None), why: str = "")
 
 
 @check_each(
-    "isolated", 1, "NaN or infinity in one sample never reaches another sample of the batch, and never crashes."
+    "isolated",
+    1,
+    "NaN or infinity in one sample never reaches another sample of the batch, and never crashes.",
+    "CALL-4",
 )
 def isolated(subject: Subject, data: Any, merger: str) -> None:
     case = data.draw(subject.cases(merger, "generic").filter(lambda case: len(case.inputs["x"]) > 1))
@@ -56,6 +59,8 @@ def isolated(subject: Subject, data: Any, merger: str) -> None:
     "untouched",
     1,
     "Inputs are never modified, and a second call gives the same result: no state, no hidden randomness.",
+    "CALL-2",
+    "CALL-3",
 )
 def untouched(subject: Subject, data: Any, merger: str) -> None:
     case = data.draw(subject.cases(merger, "generic"))
@@ -74,7 +79,10 @@ def untouched(subject: Subject, data: Any, merger: str) -> None:
 
 
 @check_each(
-    "batch", 1, "A sample's plan and tokens do not depend on the other samples: a batch is its samples, one by one."
+    "batch",
+    1,
+    "A sample's plan and tokens do not depend on the other samples: a batch is its samples, one by one.",
+    "CALL-4",
 )
 def batch(subject: Subject, data: Any, merger: str) -> None:
     kind = "exact" if merger in ("tome", "ats") else "generic"
@@ -98,6 +106,7 @@ def batch(subject: Subject, data: Any, merger: str) -> None:
     "compiled",
     2,
     "A compiled merger decides as the eager one does, and its values keep the same bounds.",
+    "CALL-7",
     needs="compile",
     share=0.05,
     dtype="float32",
@@ -118,7 +127,14 @@ def compiled(subject: Subject, data: Any, merger: str) -> None:
     subject.demand(case, *verdict.findings)
 
 
-@check_each("parameters", 1, "Parameters have the same names and first values in every backend and move between them.")
+@check_each(
+    "parameters",
+    1,
+    "Parameters have the same names and first values in every backend and move between them.",
+    "CALL-8",
+    "PM-5",
+    "LTM-7",
+)
 def parameters(subject: Subject, data: Any, merger: str) -> None:
     case = data.draw(subject.cases(merger, "generic"))
     reference = make_merger(replace(case, params={}), _spec())

@@ -52,7 +52,9 @@ def _distribution(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
     return rows / rows.sum(axis=-1, keepdims=True)
 
 
-@check(f"{ROOM}-cluster_scores", 3, "softmax_a(-beta ||f / ||f|| - c_a||^2); a zero vector stays zero.", needs=ROOM)
+@check(
+    f"{ROOM}-cluster_scores", 3, "softmax_a(-beta ||f / ||f|| - c_a||^2); a zero vector stays zero.", "IB-1", needs=ROOM
+)
 def cluster_scores(subject: Subject, data: Any) -> None:
     rng = np.random.default_rng(data.draw(seeds, label="seed"))
     beta = data.draw(st.sampled_from([0.0, 1.0, 7.5]), label="beta")
@@ -68,6 +70,7 @@ def cluster_scores(subject: Subject, data: Any) -> None:
     f"{ROOM}-estimate_q",
     3,
     "Q[a,y] is the mean of phi_out over the samples of class y; zero for an empty class.",
+    "IB-2",
     needs=ROOM,
 )
 def estimate_q(subject: Subject, data: Any) -> None:
@@ -82,7 +85,11 @@ def estimate_q(subject: Subject, data: Any) -> None:
 
 
 @check(
-    f"{ROOM}-ib_bound", 3, "The mean over samples of both sums of the bound; finite for every distribution.", needs=ROOM
+    f"{ROOM}-ib_bound",
+    3,
+    "The mean over samples of both sums of the bound; finite for every distribution.",
+    "IB-3",
+    needs=ROOM,
 )
 def ib_bound(subject: Subject, data: Any) -> None:
     rng = np.random.default_rng(data.draw(seeds, label="seed"))
@@ -100,7 +107,13 @@ def ib_bound(subject: Subject, data: Any) -> None:
     _demand(subject, within("ib_bound", got, (kept - explained).mean(axis=0)))
 
 
-@check(f"{ROOM}-mutual_information", 3, "The mutual information of a joint table, in nats; 0 log 0 = 0.", needs=ROOM)
+@check(
+    f"{ROOM}-mutual_information",
+    3,
+    "The mutual information of a joint table, in nats; 0 log 0 = 0.",
+    "IB-4",
+    needs=ROOM,
+)
 def mutual_information(subject: Subject, data: Any) -> None:
     rng = np.random.default_rng(data.draw(seeds, label="seed"))
     got, seen = _call(subject, "mutual_information", {"p_ab": _distribution(rng, (12,)).reshape(3, 4)})
@@ -126,7 +139,7 @@ def _mask_scores(seen: dict[str, Array], i: int, dtype: str) -> Rounded:
     return softmax(-((offset * offset).sum(axis=(1, 2))))
 
 
-@check(f"{ROOM}-mask_scores", 3, "phi_a = softmax_a(-||G^T Z - C_a||^2).", needs=ROOM)
+@check(f"{ROOM}-mask_scores", 3, "phi_a = softmax_a(-||G^T Z - C_a||^2).", "IB-5", needs=ROOM)
 def mask_scores(subject: Subject, data: Any) -> None:
     arrays = _mask_arrays(data)
     got, seen = _call(subject, "mask_scores", {name: arrays[name] for name in ("z", "mask", "centroids")})
@@ -134,7 +147,9 @@ def mask_scores(subject: Subject, data: Any) -> None:
         _demand(subject, within(f"mask_scores[{i}]", got[i], _mask_scores(seen, i, subject.dtype)))
 
 
-@check(f"{ROOM}-ib_gradient", 3, "The closed form of the bound's gradient with respect to the mask.", needs=ROOM)
+@check(
+    f"{ROOM}-ib_gradient", 3, "The closed form of the bound's gradient with respect to the mask.", "IB-6", needs=ROOM
+)
 def ib_gradient(subject: Subject, data: Any) -> None:
     got, seen = _call(subject, "ib_gradient", _mask_arrays(data))
     for i, label in enumerate(seen["labels"].astype(int)):
@@ -146,7 +161,15 @@ def ib_gradient(subject: Subject, data: Any) -> None:
         _demand(subject, within(f"ib_gradient[{i}]", got[i], want))
 
 
-@check(f"{ROOM}-derivative", 3, "ib_gradient is the derivative of ib_bound.", needs=ROOM, dtype="float64", share=0.3)
+@check(
+    f"{ROOM}-derivative",
+    3,
+    "ib_gradient is the derivative of ib_bound.",
+    "IB-6",
+    needs=ROOM,
+    dtype="float64",
+    share=0.3,
+)
 def derivative(subject: Subject, data: Any) -> None:
     arrays = _mask_arrays(data)
     got, _ = _call(subject, "ib_gradient", arrays)

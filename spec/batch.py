@@ -14,6 +14,8 @@ Rules:
     CALL-7: Compiled and eager calls decide alike, and a second call with the same shapes compiles nothing.
     CALL-8: Parameters have the same names in every backend and move between them; other names or shapes are refused
         and change nothing.
+    CALL-9: How arrays lie in memory (views, steps, exchanged axes) makes no difference.
+    CALL-10: Plans are data: they can be pickled, and what comes back works as before.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ from tokenmerge.conformance.checks import (
     gradients,
     independence,
     information_bottleneck,
+    storage,
 )
 from tokenmerge.conformance.checks.check import CHECKS, Check
 
@@ -23,4 +24,5 @@ __all__ = [
     "gradients",
     "independence",
     "information_bottleneck",
+    "storage",
 ]

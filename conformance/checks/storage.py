@@ -1,0 +1,73 @@
+"""How arrays lie in memory makes no difference; plans are data that can be stored and sent."""
+
+from __future__ import annotations
+
+import pickle
+from typing import Any
+
+import numpy as np
+
+from tokenmerge.conformance.case import context, give, make_merger, read, to_numpy
+from tokenmerge.conformance.checks.check import check_each
+from tokenmerge.conformance.checks.independence import same
+from tokenmerge.conformance.judge import judge
+from tokenmerge.conformance.subject import Subject
+from tokenmerge.conformance.verdict import exactly
+
+
+@check_each("strided", 2, "Views, slices with a step and transposed arrays give what contiguous ones give.", "CALL-9")
+def strided(subject: Subject, data: Any, merger: str) -> None:
+    case = data.draw(subject.cases(merger, "exact" if merger in ("tome", "ats") else "generic"))
+    module, dtype = subject.module, subject.dtype
+    with context(module, dtype):
+        arrays = {}
+        for name, array in case.inputs.items():
+            # every second entry of the token axis, and the last two axes exchanged twice
+            wide = np.repeat(array, 2, axis=1) if array.ndim > 1 else array
+            view = module.from_numpy(wide, case.in_dtype(name, dtype), subject.device)
+            arrays[name] = view[:, ::2] if array.ndim > 1 else view
+            if array.ndim > 2:
+                turned = np.ascontiguousarray(np.swapaxes(wide, -1, -2))
+                view = module.from_numpy(turned, case.in_dtype(name, dtype), subject.device)
+                arrays[name] = view.swapaxes(-1, -2)[:, ::2]
+        seen = {name: to_numpy(module, array) for name, array in arrays.items()}
+        size = arrays.get("size")
+        outcome = read(make_merger(case, module)(**arrays), seen, size, module, dtype)
+    verdict = judge(case, outcome, exact=merger in ("tome", "ats"))
+    subject.budgets.append(verdict.budget_used)
+    subject.demand(case, *verdict.findings)
+
+
+@check_each("pickled", 1, "A plan can be pickled, and what comes back works as before.", "CALL-10", share=0.3)
+def pickled(subject: Subject, data: Any, merger: str) -> None:
+    case = data.draw(subject.cases(merger, "generic"))
+    outcome = subject.run(case)
+    module = subject.module
+    with context(module, subject.dtype):
+        arrays = give(case, module, subject.dtype, subject.device)
+        made = outcome.result.plan
+        again = outcome.result._replace(plan=pickle.loads(pickle.dumps(made)))
+        copied = read(again, outcome.inputs, arrays.get("size"), module, subject.dtype)
+    subject.demand(case, *same(copied, outcome, why="of a pickled plan"))
+    for name in ("num_tokens_in", "num_tokens_out"):
+        subject.demand(case, exactly(f"{name} of a pickled plan", copied.plan[name], outcome.plan[name], "CALL-10"))
+
+
+@check_each(
+    "vmapped", 2, "A merger mapped over another axis gives what it gives one by one.", "CALL-4", needs="vmap", share=0.1
+)
+def vmapped(subject: Subject, data: Any, merger: str) -> None:
+    case = data.draw(subject.cases(merger, "exact" if merger in ("tome", "ats") else "generic"))
+    module = subject.module
+    names = list(case.inputs)
+    with context(module, subject.dtype):
+        arrays = give(case, module, subject.dtype, subject.device)
+        seen = {name: to_numpy(module, array) for name, array in arrays.items()}
+        made = make_merger(case, module)
+        stacked = [module.from_numpy(np.stack([a, a]), case.in_dtype(n, subject.dtype)) for n, a in case.inputs.items()]
+        run = module.vmap(lambda *values: made(**dict(zip(names, values, strict=True))).tokens)
+        got = to_numpy(module, run(*stacked))
+        outcome = read(made(**arrays), seen, arrays.get("size"), module, subject.dtype)
+    for row in got:
+        verdict = judge(case, type(outcome)(**{**vars(outcome), "tokens": row}))
+        subject.demand(case, *verdict.findings)

@@ -1,0 +1,31 @@
+"""What the four merger objects share: parameters by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from tokenmerge.spec import arguments
+
+
+class Merger(nnx.Module):
+    """Base of the mergers; `PARAMETERS` are the attributes that are learned, each an `nnx.Param` or None."""
+
+    NAME: str
+    PARAMETERS: tuple[str, ...] = ()
+
+    def params(self) -> dict[str, np.ndarray[Any, Any]]:
+        """The learned parameters by name, as NumPy copies; the names are the same in every backend."""
+        values = {name: getattr(self, name) for name in self.PARAMETERS}
+        return {name: np.array(value[...]) for name, value in values.items() if value is not None}
+
+    def load_params(self, params: Mapping[str, np.ndarray[Any, Any]]) -> None:
+        """Take parameters from NumPy arrays. Raises TypeError, ValueError unless names and shapes are exactly ours."""
+        own = self.params()
+        arguments.check_params(self.NAME, params, {name: value.shape for name, value in own.items()})
+        for name, value in own.items():
+            getattr(self, name)[...] = jnp.array(params[name], dtype=value.dtype)

@@ -1,0 +1,361 @@
+"""Plans over a batch: partition, selection, dense (docs/plan.md). Integer gathers and one scatter-add; pytrees.
+
+The arithmetic is in small compiled helpers, as in `jax.numpy` itself: without an outer `jax.jit` a new shape then
+costs one compilation and not one per operation; inside it they are part of the whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tokenmerge.backends.jax.precision import matmul, safe_divide, working_dtype
+from tokenmerge.spec.arguments import check_composable
+from tokenmerge.spec.calls import Calls
+
+Array = jax.Array
+check = Calls((jax.Array, np.ndarray))
+AnyPlan = TypeVar("AnyPlan", bound="Plan")
+
+
+class Plan:
+    """A batch of matrices `W (B,P,N)` over the token axis.
+
+    A plan is a pytree: it goes in and out of `jax.jit`, `jax.vmap` and `jax.tree.map`, with its shapes as static data.
+
+    Attributes:
+        num_tokens_in: N.
+        num_tokens_out: P, padded slots included.
+        mask: `(B,P)` bool, False for a padded slot; None when every slot is real.
+    """
+
+    num_tokens_in: int
+    num_tokens_out: int
+    mask: Array | None
+
+    def matrix(self, size: Array | None = None) -> Array:
+        """`W (B,P,N)`. Only a partition depends on the sizes `(B,N)`; without them all are one."""
+        raise NotImplementedError
+
+    def share(self) -> Array:
+        """`U (B,N,P)`, where each token's mass went: `U[n,p] = W[p,n] / sum_p' W[p',n]`; a zero column stays zero."""
+        raise NotImplementedError
+
+    def merge(self, x: Array, size: Array | None = None) -> Array:
+        """`y = W x`: `(B,N,C)` to `(B,P,C)`, in the dtype of `x`.
+
+        Raises:
+            TypeError, ValueError: `x` or `size` is of another shape, or not floating point.
+        """
+        raise NotImplementedError
+
+    def merge_size(self, size: Array | None = None) -> Array:
+        """`size' = U^T size`: `(B,N)` to `(B,P)`, float32 at least. What is not dropped is conserved."""
+        raise NotImplementedError
+
+    def unmerge(self, y: Array) -> Array:
+        """`x^ = U y`: `(B,P,C)` back to `(B,N,C)`, in the dtype of `y`; a dropped token comes back as zeros."""
+        raise NotImplementedError
+
+    @property
+    def _batch(self) -> int:
+        raise NotImplementedError
+
+    def _check_merge(self, x: Array, size: Array | None) -> tuple[Array, Array]:
+        check.array("plan", "x", x, "B N C", B=self._batch, N=self.num_tokens_in)
+        x = jnp.asarray(x)
+        return x, self._sizes(size, x)
+
+    def _check_unmerge(self, y: Array) -> Array:
+        check.array("plan", "y", y, "B P C", B=self._batch, P=self.num_tokens_out)
+        return jnp.asarray(y)
+
+    def _sizes(self, size: Array | None, *others: Array) -> Array:
+        """The sizes, or ones, no coarser than the working precision of `others`."""
+        if size is None:
+            return jnp.ones((self._batch, self.num_tokens_in), working_dtype(*others))
+        check.array("plan", "size", size, "B N", B=self._batch, N=self.num_tokens_in)
+        size = jnp.asarray(size)
+        return size.astype(working_dtype(size, *others))
+
+
+def _pytree(*leaves: str) -> Callable[[type[AnyPlan]], type[AnyPlan]]:
+    """Register a plan as a pytree of these fields.
+
+    Not `register_dataclass`, which puts a plan together again by its constructor: the checks there would refuse what
+    JAX puts in, leaves of another rank under `vmap` and placeholders.
+    """
+    static = ("num_tokens_in", "num_tokens_out")
+
+    def register(kind: type[AnyPlan]) -> type[AnyPlan]:
+        def flatten(plan: AnyPlan) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+            return tuple(getattr(plan, name) for name in leaves), tuple(getattr(plan, name) for name in static)
+
+        def flatten_with_keys(plan: AnyPlan) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+            children, sizes = flatten(plan)
+            return tuple(zip(map(jax.tree_util.GetAttrKey, leaves), children, strict=True)), sizes
+
+        def unflatten(sizes: tuple[Any, ...], children: Any) -> AnyPlan:
+            plan = object.__new__(kind)
+            for name, value in zip((*leaves, *static), (*children, *sizes), strict=True):
+                object.__setattr__(plan, name, value)
+            return plan
+
+        jax.tree_util.register_pytree_with_keys(kind, flatten_with_keys, unflatten, flatten)
+        return kind
+
+    return register
+
+
+@_pytree("assignment", "mask")
+@dataclass(frozen=True, eq=False)
+class PartitionPlan(Plan):
+    """Every token goes to one slot: `W[p,n] = size_n / (sum of the sizes in p)` if `assignment[n] = p`, else 0.
+
+    Args:
+        assignment: `(B,N)` integer, the output slot of every input token; -1 for a dropped token (padding).
+        num_tokens_out: P; None for the largest slot plus one, which must be read and so is not known under `jax.jit`.
+        mask: `(B,P)` bool, False for padded slots; None when every slot is real.
+
+    >>> plan = PartitionPlan(jnp.array([[0, 1, 0]]))
+    >>> plan.merge(jnp.array([[[0.0], [5.0], [2.0]]])).tolist()
+    [[[1.0], [5.0]]]
+    """
+
+    assignment: Array
+    num_tokens_out: int = None  # type: ignore[assignment]  # resolved below
+    mask: Array | None = None
+
+    def __post_init__(self) -> None:
+        b, n = check.array("plan", "assignment", self.assignment, "B N", "integer")
+        if self.num_tokens_out is None:
+            object.__setattr__(self, "num_tokens_out", int(self.assignment.max(initial=-1)) + 1)
+        if self.mask is not None:
+            check.array("plan", "mask", self.mask, "B P", "bool", B=b, P=self.num_tokens_out)
+        object.__setattr__(self, "num_tokens_in", n)
+
+    @property
+    def _batch(self) -> int:
+        return self.assignment.shape[0]
+
+    @jax.jit
+    def _member(self) -> Array:
+        """`(B,P,N)` bool: token n is in slot p."""
+        return _index(self.assignment)[:, None, :] == jnp.arange(self.num_tokens_out)[None, :, None]
+
+    def share(self) -> Array:
+        return jnp.swapaxes(self._member(), 1, 2).astype(float)
+
+    def matrix(self, size: Array | None = None) -> Array:
+        return self._matrix(jnp.ones(self.assignment.shape) if size is None else self._sizes(size))
+
+    @jax.jit
+    def _matrix(self, size: Array) -> Array:
+        return jnp.where(self._member(), self._weights(size)[:, None, :], 0)
+
+    def merge(self, x: Array, size: Array | None = None) -> Array:
+        return self._merge(*self._check_merge(x, size))
+
+    @jax.jit
+    def _merge(self, x: Array, size: Array) -> Array:
+        kept = jnp.where(self.assignment[:, :, None] < 0, 0, x)  # not even a gradient sees what is dropped
+        # a token alone in its slot has weight exactly 1 and comes through unchanged, to the last bit
+        return self._sum_groups(self._weights(size)[:, :, None] * kept.astype(size.dtype)).astype(x.dtype)
+
+    def merge_size(self, size: Array | None = None) -> Array:
+        return self._sum_groups(self._sizes(size)[:, :, None])[:, :, 0]
+
+    def unmerge(self, y: Array) -> Array:
+        return _gather_or_zero(self._check_unmerge(y), self.assignment)
+
+    def _weights(self, size: Array) -> Array:
+        """`(B,N)`, each token's share of its slot; equal shares where the sizes add up to zero."""
+        sums = self._sum_groups(jnp.stack([size, jnp.ones_like(size)], axis=2))
+        total, count = jnp.moveaxis(_gather_or_zero(sums, self.assignment), 2, 0)
+        return safe_divide(jnp.where(total == 0, 1, size), jnp.where(total == 0, count, total))
+
+    @jax.jit
+    def _sum_groups(self, values: Array) -> Array:
+        """Sum `(B,N,C)` over the members of every slot: `(B,P,C)`; dropped tokens go to a row that is not there."""
+        b, _, c = values.shape
+        sums = jnp.zeros((b, self.num_tokens_out, c), values.dtype)
+        slot = _index(self.assignment)
+        slot = jnp.where(slot < 0, self.num_tokens_out, slot)
+        return sums.at[jnp.arange(b)[:, None], slot].add(values, mode="drop")
+
+
+@_pytree("indices", "mask")
+@dataclass(frozen=True, eq=False)
+class SelectionPlan(Plan):
+    """Some tokens are kept as they are: `W` has one-hot rows, and an all-zero row for a padded slot.
+
+    Args:
+        indices: `(B,P)` integer, the token in every slot, no token twice; 0 in a padded slot.
+        mask: `(B,P)` bool, False for padded slots; None when every slot is real.
+        num_tokens_in: N; None for the largest index plus one, which must be read and so is not known under `jax.jit`.
+
+    >>> plan = SelectionPlan(jnp.array([[0, 2]]), num_tokens_in=3)
+    >>> plan.unmerge(jnp.array([[[7.0], [8.0]]])).tolist()
+    [[[7.0], [0.0], [8.0]]]
+    """
+
+    indices: Array
+    mask: Array | None = None
+    num_tokens_in: int = None  # type: ignore[assignment]  # resolved below
+
+    def __post_init__(self) -> None:
+        b, p = check.array("plan", "indices", self.indices, "B P", "integer")
+        if self.mask is not None:
+            check.array("plan", "mask", self.mask, "B P", "bool", B=b, P=p)
+        if self.num_tokens_in is None:
+            object.__setattr__(self, "num_tokens_in", int(self.indices.max(initial=-1)) + 1)
+        object.__setattr__(self, "num_tokens_out", p)
+
+    @property
+    def _batch(self) -> int:
+        return self.indices.shape[0]
+
+    def matrix(self, size: Array | None = None) -> Array:
+        return self._one_hot().astype(float if size is None else working_dtype(jnp.asarray(size)))
+
+    def merge(self, x: Array, size: Array | None = None) -> Array:
+        x, _ = self._check_merge(x, size)
+        return self._take(x)
+
+    def share(self) -> Array:
+        return jnp.swapaxes(self.matrix(), 1, 2)
+
+    def merge_size(self, size: Array | None = None) -> Array:
+        return self._take(self._sizes(size)[:, :, None])[:, :, 0]
+
+    def unmerge(self, y: Array) -> Array:
+        return _gather_or_zero(self._check_unmerge(y), _assignment(self))
+
+    @jax.jit
+    def _one_hot(self) -> Array:
+        one_hot = _index(self.indices)[:, :, None] == jnp.arange(self.num_tokens_in)[None, None, :]
+        return one_hot if self.mask is None else one_hot & self.mask[:, :, None]
+
+    @jax.jit
+    def _take(self, values: Array) -> Array:
+        taken = jnp.take_along_axis(values, _index(self.indices)[:, :, None], axis=1)
+        return taken if self.mask is None else jnp.where(self.mask[:, :, None], taken, 0)
+
+
+@_pytree("weights", "mask")
+@dataclass(frozen=True, eq=False)
+class DensePlan(Plan):
+    """Every output token is a mixture of all input tokens: the matrix is stored as it is, and is differentiable.
+
+    Args:
+        weights: `(B,P,N)` floating point, rows sum to one; a padded slot's row is all zero.
+        mask: `(B,P)` bool, False for padded slots; None when every slot is real.
+
+    >>> DensePlan(jnp.array([[[0.5, 0.5, 0.0]]])).share().tolist()
+    [[[1.0], [1.0], [0.0]]]
+    """
+
+    weights: Array
+    mask: Array | None = None
+
+    def __post_init__(self) -> None:
+        b, p, n = check.array("plan", "weights", self.weights, "B P N")
+        if self.mask is not None:
+            check.array("plan", "mask", self.mask, "B P", "bool", B=b, P=p)
+        object.__setattr__(self, "num_tokens_in", n)
+        object.__setattr__(self, "num_tokens_out", p)
+
+    @property
+    def _batch(self) -> int:
+        return self.weights.shape[0]
+
+    def matrix(self, size: Array | None = None) -> Array:
+        return jnp.asarray(self.weights)
+
+    def merge(self, x: Array, size: Array | None = None) -> Array:
+        x, _ = self._check_merge(x, size)
+        return _apply(self.weights, x).astype(x.dtype)
+
+    def share(self) -> Array:
+        return self._share()
+
+    @jax.jit
+    def _share(self) -> Array:
+        weights = self.matrix()
+        return jnp.swapaxes(safe_divide(weights, jnp.sum(weights, axis=1, keepdims=True)), 1, 2)
+
+    def merge_size(self, size: Array | None = None) -> Array:
+        size = self._sizes(size)
+        return _apply(jnp.swapaxes(self.share(), 1, 2), size[:, :, None])[:, :, 0].astype(size.dtype)
+
+    def unmerge(self, y: Array) -> Array:
+        y = self._check_unmerge(y)
+        return _apply(self.share(), y).astype(y.dtype)
+
+
+def compose(first: Plan, second: Plan, size: Array | None = None) -> Plan:
+    """The plan of two layers after one another: `W = W_2 W_1`.
+
+    Partitions and selections compose to a partition or a selection by one gather of integers; anything dense gives a
+    dense plan, which needs the sizes `(B,N)` that enter `first` (ones without them).
+
+    Raises:
+        ValueError: `second` does not take as many tokens as `first` gives.
+
+    >>> first, second = PartitionPlan(jnp.array([[0, 1, 1, 2]])), PartitionPlan(jnp.array([[0, 1, 0]]))
+    >>> compose(first, second).assignment.tolist()
+    [[0, 1, 1, 0]]
+    """
+    check_composable(first.num_tokens_out, second.num_tokens_in)
+    if isinstance(first, DensePlan) or isinstance(second, DensePlan):
+        return DensePlan(_apply(second.matrix(first.merge_size(size)), first.matrix(size)), second.mask)
+    if isinstance(first, SelectionPlan) and isinstance(second, SelectionPlan):
+        step = _index(second.indices)
+        indices = jnp.take_along_axis(_index(first.indices), step, axis=1)
+        if first.mask is None and second.mask is None:
+            return SelectionPlan(indices, None, first.num_tokens_in)
+        mask = jnp.take_along_axis(_real(first), step, axis=1) & _real(second)
+        return SelectionPlan(jnp.where(mask, indices, 0), mask, first.num_tokens_in)
+    step_one, step_two = _assignment(first), _assignment(second)
+    assignment = _gather_or_zero(step_two[:, :, None] + 1, step_one)[:, :, 0] - 1  # what was dropped stays dropped
+    return PartitionPlan(assignment, second.num_tokens_out, second.mask)
+
+
+def _index(array: Array) -> Array:
+    """Integers in the default index type."""
+    return jnp.asarray(array).astype(int)
+
+
+def _real(plan: Plan) -> Array:
+    return jnp.ones((plan._batch, plan.num_tokens_out), bool) if plan.mask is None else jnp.asarray(plan.mask)
+
+
+@jax.jit
+def _assignment(plan: Plan) -> Array:
+    """A partition's assignment, or a selection's: kept tokens have a slot of their own, the others are dropped."""
+    if isinstance(plan, PartitionPlan):
+        return _index(plan.assignment)
+    assert isinstance(plan, SelectionPlan)
+    b, p, n = plan._batch, plan.num_tokens_out, plan.num_tokens_in
+    token = jnp.where(_real(plan), _index(plan.indices), n)
+    return jnp.full((b, n), -1).at[jnp.arange(b)[:, None], token].set(jnp.arange(p)[None], mode="drop")
+
+
+@jax.jit
+def _gather_or_zero(y: Array, slot: Array) -> Array:
+    """Row `slot` of `y (B,P,C)` for every token; zeros for slot -1."""
+    slot = _index(slot)
+    row = jnp.where(slot < 0, y.shape[1], slot)  # JAX counts a negative index from the end
+    return jnp.take_along_axis(y, row[:, :, None], axis=1, mode="fill", fill_value=0)
+
+
+@jax.jit
+def _apply(matrix: Array, vectors: Array) -> Array:
+    """`matrix @ vectors` in the working precision of both."""
+    work = working_dtype(matrix, vectors)
+    return matmul(matrix.astype(work), vectors.astype(work))

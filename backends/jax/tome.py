@@ -1,0 +1,251 @@
+"""ToMe, vectorized over the batch (docs/tome.md).
+
+With a mask the real tokens are moved to the front by one gather, matched there, and the plan is moved back; without one
+nothing is moved. Nothing here has a gradient: which tokens merge is a decision, how they merge is differentiable.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+
+from tokenmerge.backends.jax.merger import Merger
+from tokenmerge.backends.jax.plan import PartitionPlan, check
+from tokenmerge.backends.jax.precision import matmul, safe_norm, working_dtype
+from tokenmerge.spec import arguments
+from tokenmerge.spec.merged import Merged
+from tokenmerge.spec.schedule import kth_tokens_out, kth_width, tokens_removed
+
+Array = jax.Array
+
+
+def draw_permutation(key: Array, batch: int, num_tokens: int) -> Array:
+    """Random permutations `(B,N)` for `matching="random"`.
+
+    >>> draw_permutation(jax.random.key(0), 2, 5).shape
+    (2, 5)
+    """
+    ordered = jnp.tile(jnp.arange(num_tokens), (batch, 1))
+    return jax.random.permutation(key, ordered, axis=1, independent=True)
+
+
+@jax.jit
+def normalize(metric: Array) -> Array:
+    """`metric / ||metric||` per token `(B,N,D)`, in working precision; zero where there is no direction."""
+    m = jnp.asarray(metric)
+    m = m.astype(working_dtype(m))
+    largest = jax.lax.stop_gradient(jnp.max(jnp.abs(m), axis=-1, keepdims=True, initial=0))
+    has_direction = jnp.isfinite(largest) & (largest > 0)
+    m = jnp.where(has_direction, m, 0) / jnp.where(has_direction, largest, 1)  # keeps the squares in range
+    return m / jnp.where(has_direction, safe_norm(m, axis=-1, keepdims=True), 1)
+
+
+def plan(
+    metric: Array,
+    *,
+    r: int | None = None,
+    protected: int = 0,
+    order: str = "grouped",
+    matching: str = "bipartite",
+    k: int | None = None,
+    mask: Array | None = None,
+    permutation: Array | None = None,
+) -> PartitionPlan:
+    """Decide which tokens merge; the semantics are those of `tokenmerge.spec.tome.plan`, for every sample.
+
+    Args:
+        metric: `(B,N,D)` floating point, what similarity is measured on.
+        r: tokens to remove, >= 0; really removed are `max(0, min(r, (N - protected) // 2))`. Not read by "kth".
+        protected: leading tokens that never merge and never receive; at most N.
+        order: "grouped", "positional" or "score"; bipartite only.
+        matching: "bipartite", "kth" or "random".
+        k: length of a run, with "kth" only.
+        mask: `(B,N)` bool, True where a token is real.
+        permutation: `(B,N)` integer, with "random" only.
+
+    Returns:
+        PartitionPlan with `P = N - r_eff` slots ("kth": one per run, and the tail).
+
+    Raises:
+        TypeError, ValueError: an argument of the wrong type, shape or range.
+
+    >>> metric = jnp.array([[[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [1.0, 1.0]]])
+    >>> plan(metric, r=1).assignment.tolist()
+    [[1, 1, 0, 2]]
+    """
+    arguments.check_tome(r, protected, order, matching, k)
+    check.tome(metric, mask, permutation, matching, protected)
+
+    metric = jax.lax.stop_gradient(metric)
+    r, k = r or 0, k or 1  # only one of the two is used
+    return _plan(metric, mask, permutation, r=r, protected=protected, order=order, matching=matching, k=k)
+
+
+@partial(jax.jit, static_argnames=("r", "protected", "order", "matching", "k"))
+def _plan(
+    metric: Array,
+    mask: Array | None,
+    permutation: Array | None,
+    r: int,
+    protected: int,
+    order: str,
+    matching: str,
+    k: int,
+) -> PartitionPlan:
+    n = metric.shape[1]
+    real = jnp.ones(metric.shape[:2], bool) if mask is None else mask
+    rank = jnp.cumsum(real, axis=1, dtype=int) - 1  # position among the real tokens
+    count = jnp.sum(real, axis=1, keepdims=True, dtype=int)
+    m = normalize(metric)
+    if permutation is not None:
+        assignment, used = _random(m, permutation, real, rank, count, r, protected)
+    else:
+        if mask is not None:
+            m = jnp.take_along_axis(m, jnp.argsort(~mask, axis=1, stable=True)[:, :, None], axis=1)
+        if matching == "kth":
+            assignment, used = _kth(m, count, k, protected)
+        else:
+            assignment, used = _bipartite(m, count, r, protected, order)
+        if mask is not None:
+            assignment = jnp.where(mask, jnp.take_along_axis(assignment, jnp.maximum(rank, 0), axis=1), -1)
+
+    if mask is None:
+        width = kth_tokens_out(n, k, protected) if matching == "kth" else n - tokens_removed(n, r, protected)
+        return PartitionPlan(assignment, width)
+    width = kth_width(n, k, protected) if matching == "kth" else n - tokens_removed(n, r, protected)
+    return PartitionPlan(assignment, width, jnp.arange(width)[None] < used)
+
+
+def _bipartite(m: Array, count: Array, r: int, protected: int, order: str) -> tuple[Array, Array]:
+    """Slots `(B,N)` of tokens whose first `count` are real, and how many slots are used."""
+    b, n, _ = m.shape
+    position = jnp.broadcast_to(jnp.arange(n), (b, n))
+    if tokens_removed(n, r, protected) == 0:
+        return position, count
+    removed = jnp.clip((count - protected) // 2, 0, min(r, n))
+    positions_a, positions_b = position[:, 0::2], position[:, 1::2]
+    mergeable_a = (positions_a >= protected) & (positions_a < count)
+    mergeable_b = (positions_b >= protected) & (positions_b < count)
+    similarity = matmul(m[:, 0::2], jnp.swapaxes(m[:, 1::2], 1, 2))
+    similarity = jnp.where(mergeable_a[:, :, None] & mergeable_b[:, None, :], similarity, -jnp.inf)
+    target = jnp.argmax(similarity, axis=2)  # the lowest of several maxima
+    best = jnp.max(similarity, axis=2)
+    ranking = jnp.argsort(-best, axis=1, stable=True)
+    place = jnp.argsort(ranking, axis=1)  # place of each a in the ranking
+    merged = place < removed
+
+    if order == "positional":
+        slots = jnp.cumsum(_interleave(~merged, jnp.ones_like(mergeable_b)), axis=1, dtype=int) - 1
+        slots_a, slots_b = slots[:, 0::2], slots[:, 1::2]
+    else:
+        unmerged = mergeable_a & ~merged
+        nth_unmerged = place - removed if order == "score" else jnp.cumsum(unmerged, axis=1, dtype=int) - 1
+        nth_b = jnp.sum(unmerged, axis=1, keepdims=True, dtype=int) + jnp.cumsum(mergeable_b, axis=1, dtype=int) - 1
+        slots_a = jnp.where(positions_a < protected, positions_a, protected + nth_unmerged)
+        slots_b = jnp.where(positions_b < protected, positions_b, protected + nth_b)
+    slots_a = jnp.where(merged, jnp.take_along_axis(slots_b, target, axis=1), slots_a)
+    return jnp.where(removed == 0, position, _interleave(slots_a, slots_b)), count - removed
+
+
+def _interleave(a: Array, b: Array) -> Array:
+    """`(B,N)`: `a` at the even positions, `b` at the odd ones."""
+    n = a.shape[1] + b.shape[1]
+    b = jnp.pad(b, ((0, 0), (0, a.shape[1] - b.shape[1])))
+    return jnp.stack([a, b], axis=2).reshape(a.shape[0], 2 * a.shape[1])[:, :n]
+
+
+def _kth(m: Array, count: Array, k: int, protected: int) -> tuple[Array, Array]:
+    """As `_bipartite`, for runs of `k`; a run that is not full of real tokens belongs to the tail."""
+    b, n, _ = m.shape
+    position = jnp.broadcast_to(jnp.arange(n), (b, n))
+    runs = (n - protected) // k
+    if runs == 0:
+        return position, count
+    full_runs = jnp.maximum(count - protected, 0) // k
+    place = position - protected
+    run = place // k
+    in_run = m[:, protected : protected + runs * k]
+    similarity = matmul(in_run, jnp.swapaxes(in_run[:, k - 1 :: k], 1, 2))
+    similarity = jnp.where(jnp.arange(runs)[None, None, :] < full_runs[:, :, None], similarity, -jnp.inf)
+    most_similar = jnp.pad(jnp.argmax(similarity, axis=2), ((0, 0), (protected, n - protected - runs * k)))
+
+    slots = protected + jnp.where(place % k == k - 1, run, most_similar)  # the last token of a run is kept
+    slots = jnp.where(run < full_runs, slots, protected + full_runs + place - full_runs * k)
+    slots = jnp.where(place < 0, position, slots)
+    return slots, count - full_runs * (k - 1)
+
+
+def _random(
+    m: Array, permutation: Array, real: Array, rank: Array, count: Array, r: int, protected: int
+) -> tuple[Array, Array]:
+    """Assignment `(B,N)` and slots used, straight in the padded positions."""
+    n = m.shape[1]
+    most_removed = tokens_removed(n, r, protected)
+    if most_removed == 0:
+        return jnp.where(real, rank, -1), count
+    removed = jnp.clip((count - protected) // 2, 0, min(r, n))
+    permutation = permutation.astype(int)
+    shuffled_in = jnp.take_along_axis(real & (rank >= protected), permutation, axis=1)
+    shuffled = jnp.take_along_axis(permutation, jnp.argsort(~shuffled_in, axis=1, stable=True), axis=1)
+    column, remaining = jnp.arange(n)[None], jnp.maximum(count - protected, 0)
+    m = jnp.take_along_axis(m, shuffled[:, :, None], axis=1)
+    similarity = matmul(m[:, :most_removed], jnp.swapaxes(m, 1, 2))
+    is_target = (column >= removed) & (column < remaining)
+    target = jnp.argmax(jnp.where(is_target[:, None, :], similarity, -jnp.inf), axis=2)
+    target = jnp.pad(target, ((0, 0), (0, n - most_removed)))
+    column_of = jnp.where(column < removed, target, column)
+    assignment = jnp.take_along_axis(protected + column_of - removed, jnp.argsort(shuffled, axis=1), axis=1)
+    assignment = jnp.where((rank < protected) | (removed == 0), rank, assignment)
+    return jnp.where(real, assignment, -1), count - removed
+
+
+class ToMe(Merger):
+    """Bipartite soft matching as an object; options as in `plan`, checked when it is made.
+
+    >>> merger = ToMe(r=2, protected=1)
+    >>> merger(jax.random.normal(jax.random.key(0), (1, 9, 4))).tokens.shape
+    (1, 7, 4)
+    """
+
+    NAME = "tome"
+
+    def __init__(
+        self,
+        r: int | None = None,
+        protected: int = 0,
+        order: str = "grouped",
+        matching: str = "bipartite",
+        k: int | None = None,
+    ) -> None:
+        arguments.check_tome(r, protected, order, matching, k)
+        self.r, self.protected, self.order, self.matching, self.k = r, protected, order, matching, k
+
+    def plan(self, metric: Array, *, mask: Array | None = None, permutation: Array | None = None) -> PartitionPlan:
+        """The plan of `metric (B,N,D)`, see `plan` of this module."""
+        return plan(
+            metric,
+            r=self.r,
+            protected=self.protected,
+            order=self.order,
+            matching=self.matching,
+            k=self.k,
+            mask=mask,
+            permutation=permutation,
+        )
+
+    def __call__(
+        self,
+        x: Array,
+        *,
+        metric: Array | None = None,
+        size: Array | None = None,
+        mask: Array | None = None,
+        permutation: Array | None = None,
+    ) -> Merged:
+        """Merge `x (B,N,C)` by the similarity of `metric (B,N,D)`, or of `x` itself."""
+        check.tokens("tome", x, size, ("metric", metric, "N D"))
+        made = self.plan(x if metric is None else metric, mask=mask, permutation=permutation)
+        size = jnp.ones(x.shape[:2], working_dtype(jnp.asarray(x))) if size is None else size
+        return Merged(made.merge(x, size), made.merge_size(size), made.mask, made)

@@ -1,0 +1,181 @@
+"""LTM, vectorized over the batch (docs/ltm.md)."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import torch
+
+from tokenmerge.backends.torch.merger import Merger
+from tokenmerge.backends.torch.plan import DensePlan, check
+from tokenmerge.backends.torch.precision import matmul, safe_divide, safe_log, softmax, working_dtype
+from tokenmerge.spec import arguments
+from tokenmerge.spec.merged import Merged
+from tokenmerge.spec.schedule import ltm_tokens_out
+
+Tensor = torch.Tensor
+
+MOST_TOKENS = 2**20
+
+
+def pooling_prior(
+    place: Tensor, count: Tensor, columns: Tensor, width: int, smoothing: float, dtype: torch.dtype
+) -> Tensor:
+    """The transposed first mask `G0^T (B,P',N)`: smoothed adaptive average pooling of `count` tokens to `columns`.
+
+    Args:
+        place: `(B,N)`, each token's place among those that are pooled; outside `0..count-1` for the others.
+        count, columns: `(B,1)`, tokens and pooled tokens of each sample.
+        width: P', the rows of the result; rows from `columns` on are zero.
+        smoothing: share of the uniform distribution that is mixed in.
+        dtype: of the result.
+    """
+    row = torch.arange(width, device=place.device)
+    start = row * count // columns.clamp(min=1)
+    stop = -(-(row + 1) * count // columns.clamp(min=1))
+    pooled = (place[:, None, :] >= start[:, :, None]) & (place[:, None, :] < stop[:, :, None])
+    pool = safe_divide(pooled.to(dtype), (stop - start)[:, :, None])
+    uniform = smoothing / count.clamp(min=1)[:, :, None].to(dtype)
+    return torch.where(_in_use(place, count, columns, width), (1 - smoothing) * pool + uniform, 0)
+
+
+def plan(
+    z: Tensor,
+    *,
+    weight: Tensor,
+    compression_ratio: float,
+    protected: int = 0,
+    prior_smoothing: float = 0.1,
+    prior: Tensor | None = None,
+    mask: Tensor | None = None,
+) -> DensePlan:
+    """`G = softmax over tokens (log G0 + (z * weight) T^T / sqrt(C))`, `T = G0^T z`, `W = G^T`.
+
+    The semantics are those of `tokenmerge.spec.ltm.plan`, for every sample.
+
+    Args:
+        z: `(B,N,C)` floating point.
+        weight: `(C,)`.
+        compression_ratio: rho in (0, 1]; `n = N - protected` tokens become `P' = ceil(rho n)`.
+        protected: leading tokens, copied through in front; at most N.
+        prior_smoothing: epsilon in [0, 1].
+        prior: `(n,P')` or `(B,n,P')` floating point, in place of the pooling prior (`chain`).
+        mask: `(B,N)` bool, True where a token is real.
+
+    Returns:
+        DensePlan `(B, protected + P', N)`; its weights have a gradient with respect to `z`, `weight` and `prior`.
+
+    Raises:
+        TypeError, ValueError: an argument of the wrong type, shape or range.
+
+    >>> z = torch.tensor([[[1.0], [3.0], [5.0], [7.0]]])
+    >>> plan(z, weight=torch.zeros(1), compression_ratio=0.5, prior_smoothing=0.0).merge(z).tolist()
+    [[[2.0], [6.0]]]
+    """
+    arguments.check_ltm(1, compression_ratio, protected, prior_smoothing)
+    n, c = check.ltm(z, weight, prior, mask, compression_ratio, protected)
+    b, width, work = z.shape[0], ltm_tokens_out(n - protected, compression_ratio), working_dtype(z)
+    if mask is not None:
+        z = torch.where(mask[:, :, None], z, 0)
+
+    real = z.new_ones((1, n), dtype=torch.bool) if mask is None else mask
+    rank = torch.where(real, torch.cumsum(real, dim=1) - 1, -1)
+    place = torch.where(rank >= protected, rank - protected, -1)
+    count = (real.sum(dim=1, keepdim=True) - protected).clamp(min=0)
+    columns = torch.full_like(count, width) if mask is None else _tokens_out(count, compression_ratio)
+    if prior is None:
+        g0 = pooling_prior(place, count, columns, width, prior_smoothing, work)
+    else:
+        given = (prior if prior.ndim == 3 else prior[None]).transpose(1, 2)
+        g0 = torch.cat([given.new_zeros((given.shape[0], width, protected)), given], dim=2)
+        g0 = torch.where(_in_use(place, count, columns, width), g0, 0).to(work)
+
+    tokens = z.to(work)
+    targets = matmul(g0, tokens)
+    step = matmul(targets, (tokens * weight.to(work)).transpose(1, 2)) / c**0.5
+    copied = (rank[:, None, :] == torch.arange(protected, device=z.device)[:, None]).to(work)
+    # log 0 = -inf: weight 0
+    weights = torch.cat([copied.expand(b, protected, n), softmax(safe_log(g0) + step)], dim=1)
+    if mask is None:
+        return DensePlan(weights)
+    slot = torch.arange(protected + width, device=z.device)
+    first = real.sum(dim=1, keepdim=True).clamp(max=protected)
+    return DensePlan(weights, (slot < first) | ((slot >= protected) & (slot < protected + columns)))
+
+
+def chain(plan: DensePlan, protected: int = 0) -> Tensor:
+    """The mask `G (B,n,P')` inside a plan, to give to the next layer as its `prior` where the shapes repeat.
+
+    >>> chain(plan(torch.ones(2, 4, 1), weight=torch.zeros(1), compression_ratio=0.5)).shape
+    torch.Size([2, 4, 2])
+    """
+    return plan.weights[:, protected:, protected:].transpose(1, 2)
+
+
+def _in_use(place: Tensor, count: Tensor, columns: Tensor, width: int) -> Tensor:
+    """`(B,P',N)` bool: a column that exists in this sample, and a token that it may draw from."""
+    token = (place >= 0) & (place < count)
+    return (torch.arange(width, device=place.device) < columns)[:, :, None] & token[:, None, :]
+
+
+def _tokens_out(count: Tensor, compression_ratio: float) -> Tensor:
+    """`ltm_tokens_out` of every sample's own number of tokens, without reading it back from the device.
+
+    As written, rho can have 17 digits, and the product with a count may leave 64 bits. The smallest fraction that is
+    not below rho and whose denominator is at most MOST_TOKENS gives the same `ceil(rho count)` for every count up to
+    that: no multiple of 1/count lies between the two.
+    """
+    exact = Fraction(str(float(compression_ratio)))
+    near = exact.limit_denominator(MOST_TOKENS)
+    p, q = near.numerator, near.denominator
+    if near < exact:  # the next larger fraction of such denominators: the P/Q with P q - p Q = 1 of the largest Q
+        largest = MOST_TOKENS - (MOST_TOKENS + pow(p, -1, q)) % q
+        p, q = (1 + p * largest) // q, largest
+    return -(-p * count // q)
+
+
+class LTM(Merger):
+    """Learnable token merging as a module; options as in `plan`, checked when it is made.
+
+    >>> LTM(dim=4, compression_ratio=0.5, protected=1)(torch.ones(1, 9, 4)).tokens.shape
+    torch.Size([1, 5, 4])
+    """
+
+    NAME = "ltm"
+    PARAMETERS = ("weight",)
+    OPTIONS = ("dim", "compression_ratio", "protected", "prior_smoothing")
+
+    def __init__(self, dim: int, compression_ratio: float, protected: int = 0, prior_smoothing: float = 0.1) -> None:
+        super().__init__()
+        arguments.check_ltm(dim, compression_ratio, protected, prior_smoothing)
+        self.dim, self._compression_ratio = dim, str(float(compression_ratio))
+        self.protected, self.prior_smoothing = protected, prior_smoothing
+        self.weight = torch.nn.Parameter(torch.zeros(dim, dtype=torch.float32))
+
+    @property
+    def compression_ratio(self) -> float:
+        """rho. It is kept as text: the compiler may take a module's float for a variable, and shapes depend on this."""
+        return float(self._compression_ratio)
+
+    def plan(self, x: Tensor, *, prior: Tensor | None = None, mask: Tensor | None = None) -> DensePlan:
+        """The plan of `x (B,N,C)`, see `plan` of this module."""
+        check.tokens("ltm", x, None, C=self.dim)
+        return plan(
+            x,
+            weight=self.weight,
+            compression_ratio=self.compression_ratio,
+            protected=self.protected,
+            prior_smoothing=self.prior_smoothing,
+            prior=prior,
+            mask=mask,
+        )
+
+    def forward(
+        self, x: Tensor, *, size: Tensor | None = None, prior: Tensor | None = None, mask: Tensor | None = None
+    ) -> Merged:
+        """Merge `x (B,N,C)` to `(B, protected + ceil(rho n), C)`."""
+        check.tokens("ltm", x, size, C=self.dim)
+        made = self.plan(x, prior=prior, mask=mask)
+        size = x.new_ones(x.shape[:2], dtype=working_dtype(x)) if size is None else size
+        x = x if mask is None else torch.where(mask[:, :, None], x, 0)
+        return Merged(made.merge(x, size), made.merge_size(size), made.mask, made)

@@ -1,0 +1,150 @@
+"""PatchMerger, vectorized over the batch (docs/patch_merger.md)."""
+
+from __future__ import annotations
+
+import torch
+
+from tokenmerge.backends.torch.merger import Merger
+from tokenmerge.backends.torch.plan import DensePlan, check
+from tokenmerge.backends.torch.precision import matmul, softmax, working_dtype
+from tokenmerge.spec import arguments
+from tokenmerge.spec.initial import initial_queries
+from tokenmerge.spec.merged import Merged
+
+Tensor = torch.Tensor
+
+
+def layer_norm(x: Tensor, scale: Tensor, bias: Tensor | None = None, *, eps: float = 1e-5) -> Tensor:
+    """`(x - mean) / sqrt(variance + eps) * scale + bias` over the last axis, in the working precision of `x`.
+
+    >>> layer_norm(torch.tensor([[1.0, 3.0]]), torch.ones(2), eps=0.0)
+    tensor([[-1.,  1.]])
+    """
+    x = x.to(working_dtype(x))
+    deviation = x - x.mean(dim=-1, keepdim=True)
+    variance = deviation.square().mean(dim=-1, keepdim=True) + eps
+    # without eps a constant token has no variance; it becomes the bias, and its gradient zero and not NaN
+    normalized = deviation / torch.where(variance == 0, 1, variance).sqrt() * scale.to(x.dtype)
+    return normalized if bias is None else normalized + bias.to(x.dtype)
+
+
+def inputs(
+    x: Tensor, scale: Tensor | None, bias: Tensor | None, normalize: bool, eps: float, mask: Tensor | None
+) -> Tensor:
+    """What the plan is made of and applied to: `LayerNorm(x)` or `x`, with masked tokens set to zero."""
+    if mask is not None:
+        x = torch.where(mask[:, :, None], x, 0)
+    if not normalize:
+        return x.to(working_dtype(x))
+    return layer_norm(x, x.new_ones(x.shape[-1]) if scale is None else scale, bias, eps=eps)
+
+
+def plan(
+    x: Tensor,
+    *,
+    queries: Tensor,
+    scale: Tensor | None = None,
+    bias: Tensor | None = None,
+    logit_scale: float | None = None,
+    normalize: bool = True,
+    eps: float = 1e-5,
+    mask: Tensor | None = None,
+) -> DensePlan:
+    """`W = softmax over tokens (logit_scale * queries x^T)` with `x^ = LayerNorm(x)`.
+
+    The semantics are those of `tokenmerge.spec.patch_merger.plan`, for every sample.
+
+    Args:
+        x: `(B,N,C)` floating point.
+        queries: `(M,C)`; scale, bias: `(C,)` or None.
+        logit_scale: None for `C**-0.5`.
+        normalize: False leaves the LayerNorm out.
+        eps: of the LayerNorm.
+        mask: `(B,N)` bool, True where a token is real.
+
+    Returns:
+        DensePlan `(B,M,N)`; its weights have a gradient.
+
+    Raises:
+        TypeError, ValueError: an argument of the wrong type, shape or range.
+
+    >>> plan(torch.ones(1, 2, 3), queries=torch.ones(1, 3)).weights
+    tensor([[[0.5000, 0.5000]]])
+    """
+    return _plan_and_inputs(x, queries, scale, bias, logit_scale, normalize, eps, mask)[0]
+
+
+def _plan_and_inputs(
+    x: Tensor,
+    queries: Tensor,
+    scale: Tensor | None,
+    bias: Tensor | None,
+    logit_scale: float | None,
+    normalize: bool,
+    eps: float,
+    mask: Tensor | None,
+) -> tuple[DensePlan, Tensor]:
+    _, c = check.patch_merger(x, queries, scale, bias, mask)
+    arguments.check_patch_merger(c, 1, logit_scale, eps)
+    normalized = inputs(x, scale, bias, normalize, eps, mask)
+    factor = c**-0.5 if logit_scale is None else logit_scale
+    logits = factor * matmul(queries.to(normalized.dtype), normalized.transpose(1, 2))
+    if mask is not None:
+        logits = torch.where(mask[:, None, :], logits, -torch.inf)
+    return DensePlan(softmax(logits)), normalized
+
+
+class PatchMerger(Merger):
+    """`num_tokens_out` learned queries, each a mixture of all tokens.
+
+    Args:
+        dim: C; num_tokens_out: M.
+        logit_scale, normalize, eps: as in `plan`.
+        use_bias: whether the LayerNorm has a bias.
+        seed: of the standard normal queries, the same in every backend.
+
+    >>> merger = PatchMerger(dim=4, num_tokens_out=2)
+    >>> merger(torch.ones(1, 9, 4)).tokens.shape, sorted(merger.params())
+    (torch.Size([1, 2, 4]), ['bias', 'queries', 'scale'])
+    """
+
+    NAME = "patch_merger"
+    PARAMETERS = ("queries", "scale", "bias")
+    OPTIONS = ("dim", "num_tokens_out", "logit_scale", "normalize", "use_bias", "eps")
+
+    bias: torch.nn.Parameter | None
+
+    def __init__(
+        self,
+        dim: int,
+        num_tokens_out: int,
+        logit_scale: float | None = None,
+        normalize: bool = True,
+        use_bias: bool = True,
+        eps: float = 1e-5,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        arguments.check_patch_merger(dim, num_tokens_out, logit_scale, eps, seed)
+        self.dim, self.num_tokens_out, self.logit_scale = dim, num_tokens_out, logit_scale
+        self.normalize, self.use_bias, self.eps = normalize, use_bias, eps
+        self.queries = torch.nn.Parameter(torch.from_numpy(initial_queries(num_tokens_out, dim, seed)))
+        self.scale = torch.nn.Parameter(torch.ones(dim, dtype=torch.float32))
+        bias = torch.nn.Parameter(torch.zeros(dim, dtype=torch.float32)) if use_bias else None
+        self.register_parameter("bias", bias)
+
+    def _run(self, x: Tensor, mask: Tensor | None) -> tuple[DensePlan, Tensor]:
+        options = (self.logit_scale, self.normalize, self.eps)
+        return _plan_and_inputs(x, self.queries, self.scale, self.bias, *options, mask)
+
+    def plan(self, x: Tensor, *, mask: Tensor | None = None) -> DensePlan:
+        """The plan of `x (B,N,C)`, see `plan` of this module. The merged tokens are `plan.merge(LayerNorm(x))`."""
+        check.tokens("patch_merger", x, None, C=self.dim)
+        return self._run(x, mask)[0]
+
+    def forward(self, x: Tensor, *, size: Tensor | None = None, mask: Tensor | None = None) -> Merged:
+        """Merge `x (B,N,C)` to `(B,M,C)`."""
+        check.tokens("patch_merger", x, size, C=self.dim)
+        made, normalized = self._run(x, mask)
+        size = x.new_ones(x.shape[:2], dtype=normalized.dtype) if size is None else size
+        return Merged(made.merge(normalized).to(x.dtype), made.merge_size(size), None, made)

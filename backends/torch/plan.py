@@ -1,0 +1,380 @@
+"""Plans over a batch: partition, selection, dense (docs/plan.md). Integer gathers, no Python loop.
+
+Nothing waits for the device. Plans are PyTorch pytrees: they go in and out of `torch.compile`, `torch.export` and
+`torch.vmap`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.utils import _pytree as pytree
+
+from tokenmerge.backends.torch.precision import matmul, safe_divide, working_dtype
+from tokenmerge.spec.arguments import check_composable
+from tokenmerge.spec.calls import Calls
+
+Tensor = torch.Tensor
+check = Calls(torch.Tensor)
+
+
+class Plan:
+    """A batch of matrices `W (B,P,N)` over the token axis.
+
+    Attributes:
+        num_tokens_in: N.
+        num_tokens_out: P, padded slots included.
+        mask: `(B,P)` bool, False for a padded slot; None when every slot is real.
+    """
+
+    mask: Tensor | None
+
+    @property
+    def num_tokens_in(self) -> int:
+        raise NotImplementedError
+
+    @property
+    def num_tokens_out(self) -> int:
+        raise NotImplementedError
+
+    def matrix(self, size: Tensor | None = None) -> Tensor:
+        """`W (B,P,N)`. Only a partition depends on the sizes `(B,N)`; without them all are one."""
+        raise NotImplementedError
+
+    def share(self) -> Tensor:
+        """`U (B,N,P)`, where each token's mass went: `U[n,p] = W[p,n] / sum_p' W[p',n]`; a zero column stays zero."""
+        raise NotImplementedError
+
+    def merge(self, x: Tensor, size: Tensor | None = None) -> Tensor:
+        """`y = W x`: `(B,N,C)` to `(B,P,C)`, in the dtype of `x`.
+
+        Raises:
+            TypeError, ValueError: `x` or `size` has another shape or is not floating point.
+        """
+        raise NotImplementedError
+
+    def merge_size(self, size: Tensor | None = None) -> Tensor:
+        """`size' = U^T size`: `(B,N)` to `(B,P)`, float32 at least. What is not dropped is conserved."""
+        raise NotImplementedError
+
+    def unmerge(self, y: Tensor) -> Tensor:
+        """`x^ = U y`: `(B,P,C)` back to `(B,N,C)`, in the dtype of `y`; a dropped token comes back as zeros."""
+        raise NotImplementedError
+
+    @property
+    def _tensor(self) -> Tensor:
+        """The tensor that encodes the matrix."""
+        raise NotImplementedError
+
+    @property
+    def _batch(self) -> int:
+        return self._tensor.shape[0]
+
+    def _check_merge(self, x: Tensor, size: Tensor | None) -> Tensor:
+        check.array("plan", "x", x, "B N C", B=self._batch, N=self.num_tokens_in)
+        return self._sizes(size, working_dtype(x))
+
+    def _check_unmerge(self, y: Tensor) -> None:
+        check.array("plan", "y", y, "B P C", B=self._batch, P=self.num_tokens_out)
+
+    def _sizes(self, size: Tensor | None, dtype: torch.dtype) -> Tensor:
+        """The sizes, or ones, no coarser than `dtype`."""
+        if size is None:
+            return self._tensor.new_ones((self._batch, self.num_tokens_in), dtype=dtype)
+        check.array("plan", "size", size, "B N", B=self._batch, N=self.num_tokens_in)
+        return size.to(torch.promote_types(dtype, size.dtype))
+
+
+@dataclass(frozen=True, eq=False)
+class PartitionPlan(Plan):
+    """Every token goes to one slot: `W[p,n] = size_n / (sum of the sizes in p)` if `assignment[n] = p`, else 0.
+
+    Args:
+        assignment: `(B,N)` integer, the output slot of every input token; -1 for a dropped token (padding).
+        num_tokens_out: P; None for the largest slot plus one, which reads the data (no merger does).
+        mask: `(B,P)` bool, False for padded slots; None when every slot is real.
+
+    >>> plan = PartitionPlan(torch.tensor([[0, 1, 0]]))
+    >>> plan.merge(torch.tensor([[[0.0], [5.0], [2.0]]])).tolist()
+    [[[1.0], [5.0]]]
+    """
+
+    assignment: Tensor
+    num_tokens_out: int = None  # type: ignore[assignment]  # resolved below
+    mask: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        b, _ = check.array("plan", "assignment", self.assignment, "B N", "integer")
+        if self.num_tokens_out is None:
+            object.__setattr__(self, "num_tokens_out", _largest(self.assignment) + 1)
+        if self.mask is not None:
+            check.array("plan", "mask", self.mask, "B P", "bool", B=b, P=self.num_tokens_out)
+
+    @property
+    def num_tokens_in(self) -> int:
+        return self.assignment.shape[-1]
+
+    @property
+    def _tensor(self) -> Tensor:
+        return self.assignment
+
+    def _member(self) -> Tensor:
+        """`(B,P,N)` bool: token n is in slot p."""
+        slot = torch.arange(self.num_tokens_out, device=self.assignment.device)
+        return self.assignment[:, None, :] == slot[:, None]
+
+    def share(self) -> Tensor:
+        return self._member().transpose(1, 2).to(torch.get_default_dtype())
+
+    def matrix(self, size: Tensor | None = None) -> Tensor:
+        size = self._sizes(size, torch.get_default_dtype() if size is None else torch.float32)
+        return torch.where(self._member(), self._weights(size)[:, None, :], 0)
+
+    def merge(self, x: Tensor, size: Tensor | None = None) -> Tensor:
+        size = self._check_merge(x, size)
+        # a token alone in its slot has weight exactly 1 and comes through unchanged, to the last bit
+        return self._sum_groups(self._weights(size)[:, :, None] * x).to(x.dtype)
+
+    def merge_size(self, size: Tensor | None = None) -> Tensor:
+        return self._sum_groups(self._sizes(size, torch.float32)[:, :, None])[:, :, 0]
+
+    def unmerge(self, y: Tensor) -> Tensor:
+        self._check_unmerge(y)
+        return _gather_or_zero(y, self.assignment)
+
+    def _weights(self, size: Tensor) -> Tensor:
+        """`(B,N)`, each token's share of its slot; equal shares where the sizes add up to zero."""
+        sums = self._sum_groups(torch.stack([size, torch.ones_like(size)], dim=2))
+        total, count = _gather_or_zero(sums, self.assignment).unbind(dim=2)
+        return safe_divide(torch.where(total == 0, 1, size), torch.where(total == 0, count, total))
+
+    def _sum_groups(self, values: Tensor) -> Tensor:
+        """Sum `(B,N,C)` over the members of every slot: `(B,P,C)`; dropped tokens go to a row that is cut off."""
+        b, _, c = values.shape
+        rows = self.num_tokens_out + 1
+        # adding whole rows needs one index for a row; a scatter would need one for every entry
+        row = _row(_or_last(self.assignment, self.num_tokens_out), rows)
+        sums = values.new_zeros((b * rows, c)).index_add_(0, row, values.reshape(row.shape[0], c))
+        return sums.reshape(b, rows, c)[:, :-1]
+
+
+@dataclass(frozen=True, eq=False)
+class SelectionPlan(Plan):
+    """Some tokens are kept as they are: `W` has one-hot rows, and an all-zero row for a padded slot.
+
+    Args:
+        indices: `(B,P)` integer, the token in every slot, no token twice; 0 in a padded slot.
+        mask: `(B,P)` bool, False for padded slots; None when every slot is real.
+        num_tokens_in: N; None for the largest index plus one, which reads the data (no merger does).
+
+    >>> plan = SelectionPlan(torch.tensor([[0, 2]]), num_tokens_in=3)
+    >>> plan.unmerge(torch.tensor([[[7.0], [8.0]]])).tolist()
+    [[[7.0], [0.0], [8.0]]]
+    """
+
+    indices: Tensor
+    mask: Tensor | None = None
+    num_tokens_in: int = None  # type: ignore[assignment]  # resolved below
+
+    def __post_init__(self) -> None:
+        b, p = check.array("plan", "indices", self.indices, "B P", "integer")
+        if self.mask is not None:
+            check.array("plan", "mask", self.mask, "B P", "bool", B=b, P=p)
+        if self.num_tokens_in is None:
+            object.__setattr__(self, "num_tokens_in", _largest(self.indices) + 1)
+
+    @property
+    def num_tokens_out(self) -> int:
+        return self.indices.shape[-1]
+
+    @property
+    def _tensor(self) -> Tensor:
+        return self.indices
+
+    def matrix(self, size: Tensor | None = None) -> Tensor:
+        one_hot = self.indices[:, :, None] == torch.arange(self.num_tokens_in, device=self.indices.device)
+        if self.mask is not None:
+            one_hot = one_hot & self.mask[:, :, None]
+        return one_hot.to(torch.get_default_dtype() if size is None else working_dtype(size))
+
+    def merge(self, x: Tensor, size: Tensor | None = None) -> Tensor:
+        self._check_merge(x, size)
+        return self._take(x)
+
+    def merge_size(self, size: Tensor | None = None) -> Tensor:
+        return self._take(self._sizes(size, torch.float32)[:, :, None])[:, :, 0]
+
+    def unmerge(self, y: Tensor) -> Tensor:
+        self._check_unmerge(y)
+        return _gather_or_zero(y, _assignment(self))
+
+    def share(self) -> Tensor:
+        return self.matrix().transpose(1, 2)
+
+    def _take(self, values: Tensor) -> Tensor:
+        taken = gather_rows(values, self.indices)
+        return taken if self.mask is None else torch.where(self.mask[:, :, None], taken, 0)
+
+
+@dataclass(frozen=True, eq=False)
+class DensePlan(Plan):
+    """Every output token is a mixture of all input tokens: the matrix is stored as it is, and has a gradient.
+
+    Args:
+        weights: `(B,P,N)` floating point, rows sum to one; a padded slot's row is all zero.
+        mask: `(B,P)` bool, False for padded slots; None when every slot is real.
+
+    >>> DensePlan(torch.tensor([[[0.5, 0.5, 0.0]]])).share().tolist()
+    [[[1.0], [1.0], [0.0]]]
+    """
+
+    weights: Tensor
+    mask: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        b, p, _ = check.array("plan", "weights", self.weights, "B P N")
+        if self.mask is not None:
+            check.array("plan", "mask", self.mask, "B P", "bool", B=b, P=p)
+
+    @property
+    def num_tokens_in(self) -> int:
+        return self.weights.shape[-1]
+
+    @property
+    def num_tokens_out(self) -> int:
+        return self.weights.shape[-2]
+
+    @property
+    def _tensor(self) -> Tensor:
+        return self.weights
+
+    def matrix(self, size: Tensor | None = None) -> Tensor:
+        return self.weights
+
+    def merge(self, x: Tensor, size: Tensor | None = None) -> Tensor:
+        self._check_merge(x, size)
+        return matmul(self.weights, x.to(working_dtype(x))).to(x.dtype)
+
+    def share(self) -> Tensor:
+        w = self.weights
+        return safe_divide(w, w.sum(dim=1, keepdim=True)).transpose(1, 2)
+
+    def merge_size(self, size: Tensor | None = None) -> Tensor:
+        size = self._sizes(size, torch.float32)
+        return matmul(self.share().transpose(1, 2), size[:, :, None])[:, :, 0].to(size.dtype)
+
+    def unmerge(self, y: Tensor) -> Tensor:
+        self._check_unmerge(y)
+        return matmul(self.share(), y.to(working_dtype(y))).to(y.dtype)
+
+
+def compose(first: Plan, second: Plan, size: Tensor | None = None) -> Plan:
+    """The plan of two layers after one another: `W = W_2 W_1`.
+
+    Partitions and selections compose to a partition or a selection by one gather of integers; anything dense gives a
+    dense plan, which needs the sizes `(B,N)` that enter `first` (ones without them).
+
+    Raises:
+        ValueError: `second` does not take as many tokens as `first` gives.
+
+    >>> first, second = PartitionPlan(torch.tensor([[0, 1, 1, 2]])), PartitionPlan(torch.tensor([[0, 1, 0]]))
+    >>> compose(first, second).assignment.tolist()
+    [[0, 1, 1, 0]]
+    """
+    check_composable(first.num_tokens_out, second.num_tokens_in)
+    if isinstance(first, DensePlan) or isinstance(second, DensePlan):
+        # sizes as fine as the dense weights, so that a partition's matrix beside them is no coarser
+        size = first._sizes(size, working_dtype(*(p.weights for p in (first, second) if isinstance(p, DensePlan))))
+        return DensePlan(matmul(second.matrix(first.merge_size(size)), first.matrix(size)), second.mask)
+    if isinstance(first, SelectionPlan) and isinstance(second, SelectionPlan):
+        then = second.indices.long()
+        indices = first.indices.gather(1, then)
+        if first.mask is None and second.mask is None:
+            return SelectionPlan(indices, None, first.num_tokens_in)
+        mask = _real(first).gather(1, then) & _real(second)
+        return SelectionPlan(torch.where(mask, indices, 0), mask, first.num_tokens_in)
+    step_one, step_two = _assignment(first), _assignment(second)
+    assignment = torch.cat([step_two, step_two.new_full((step_two.shape[0], 1), -1)], dim=1)
+    # slot -1 of the first step finds the extra last entry of the second
+    assignment = assignment.gather(1, _or_last(step_one, second.num_tokens_in))
+    return PartitionPlan(assignment, second.num_tokens_out, second.mask)
+
+
+def _real(plan: Plan) -> Tensor:
+    if plan.mask is not None:
+        return plan.mask
+    return plan._tensor.new_ones((plan._batch, plan.num_tokens_out), dtype=torch.bool)
+
+
+def _assignment(plan: Plan) -> Tensor:
+    """A partition's assignment, or a selection's: kept tokens have a slot of their own, the others are dropped."""
+    if isinstance(plan, PartitionPlan):
+        return plan.assignment
+    assert isinstance(plan, SelectionPlan)
+    n = plan.num_tokens_in
+    token = torch.where(_real(plan), plan.indices, n).long()
+    slot = torch.arange(plan.num_tokens_out, device=token.device).expand_as(token)
+    return token.new_full((token.shape[0], n + 1), -1).scatter(1, token, slot)[:, :n]
+
+
+def gather_rows(y: Tensor, index: Tensor) -> Tensor:
+    """Row `index (B,N)` of `y (B,P,C)` for every token."""
+    (b, p, c), n = y.shape, index.shape[1]
+    return y.reshape(b * p, c).index_select(0, _row(index, p)).reshape(b, n, c)
+
+
+def _gather_or_zero(y: Tensor, slot: Tensor) -> Tensor:
+    """Row `slot` of `y (B,P,C)` for every token; zeros for slot -1."""
+    zeros = y.new_zeros((y.shape[0], 1, y.shape[2]))
+    return gather_rows(torch.cat([y, zeros], dim=1), _or_last(slot, y.shape[1]))
+
+
+def _or_last(slot: Tensor, last: int) -> Tensor:
+    slot = slot.long()
+    return torch.where(slot < 0, last, slot)
+
+
+def _row(index: Tensor, rows: int) -> Tensor:
+    """Indices `(B,N)` into samples of `rows` rows as indices into all samples under one another."""
+    first = rows * torch.arange(index.shape[0], device=index.device)
+    return (index + first[:, None]).reshape(-1)
+
+
+def _largest(slots: Tensor) -> int:
+    return int(slots.max()) if slots.numel() else -1
+
+
+def _register(cls: type[Plan], tensors: tuple[str, ...], static: tuple[str, ...] = ()) -> None:
+    """Make a plan a pytree: its tensors are the leaves, except those that are None, and its integers the structure."""
+
+    def flatten(plan: Plan) -> tuple[list[Any], Any]:
+        present = tuple(name for name in tensors if getattr(plan, name) is not None)
+        return [getattr(plan, name) for name in present], (present, tuple(getattr(plan, name) for name in static))
+
+    def flatten_with_keys(plan: Plan) -> tuple[list[tuple[Any, Any]], Any]:
+        leaves, context = flatten(plan)
+        return [(pytree.GetAttrKey(name), leaf) for name, leaf in zip(context[0], leaves, strict=True)], context
+
+    def unflatten(leaves: Iterable[Any], context: Any) -> Plan:
+        plan = object.__new__(cls)  # unchecked: leaves need not be tensors (vmap puts its axes there)
+        values = (
+            dict.fromkeys(tensors)
+            | dict(zip(context[0], leaves, strict=True))
+            | dict(zip(static, context[1], strict=True))
+        )
+        for name, value in values.items():
+            object.__setattr__(plan, name, value)
+        return plan
+
+    name = f"{cls.__module__}.{cls.__name__}"
+    pytree.register_pytree_node(
+        cls, flatten, unflatten, serialized_type_name=name, flatten_with_keys_fn=flatten_with_keys
+    )
+
+
+_register(PartitionPlan, ("assignment", "mask"), ("num_tokens_out",))
+_register(SelectionPlan, ("indices", "mask"), ("num_tokens_in",))
+_register(DensePlan, ("weights", "mask"))

@@ -1,0 +1,69 @@
+"""Working precision: float32 for half precision, the input's own otherwise; and operations that keep to it."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+
+Tensor = torch.Tensor
+
+
+def working_dtype(*tensors: Tensor) -> torch.dtype:
+    """The precision in which decisions about these tensors are made."""
+    dtype = torch.float32
+    for tensor in tensors:
+        dtype = torch.promote_types(dtype, tensor.dtype)
+    return dtype
+
+
+def matmul(a: Tensor, b: Tensor) -> Tensor:
+    """`a @ b` in the precision of the operands, whatever the user allows elsewhere.
+
+    Autocast would round the operands to half precision, and `torch.set_float32_matmul_precision` lets a device round
+    them to TF32 or bfloat16. Networks can bear that; a decision can flip, and a merged token would no longer be the
+    mean of its group. There the product goes through float64, which no setting lowers.
+    """
+    dtype = torch.promote_types(a.dtype, b.dtype)
+    with without_autocast(a):
+        if dtype == torch.float32 and a.device.type != "mps" and _float32_is_lowered():  # mps: no float64, no TF32
+            return (a.double() @ b.double()).to(dtype)
+        return a.to(dtype) @ b.to(dtype)
+
+
+def without_autocast(tensor: Tensor) -> AbstractContextManager[object]:
+    """A context in which operations on the tensor's device keep the dtype of their operands."""
+    if tensor.is_meta:  # shapes without data; autocast does not know this device
+        return nullcontext()
+    return torch.autocast(device_type=tensor.device.type, enabled=False)
+
+
+def _float32_is_lowered() -> bool:
+    """Whether a float32 product may be made of less than float32."""
+    try:
+        return torch.get_float32_matmul_precision() != "highest"
+    except RuntimeError:  # set for single backends (`torch.backends.*.fp32_precision`), and this question has no answer
+        return True
+
+
+# What `torch.compiler.assume_constant_result` does, which would import the compiler for everyone, a second of work.
+# The compiler cannot trace the question; it compiles again by itself when the general or the CUDA setting changes.
+_float32_is_lowered._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
+def safe_divide(numerator: Tensor, denominator: Tensor) -> Tensor:
+    """`numerator / denominator`, and 0 with gradient 0 where the denominator is 0."""
+    zero = denominator == 0
+    return torch.where(zero, 0, numerator / torch.where(zero, 1, denominator))
+
+
+def safe_log(values: Tensor) -> Tensor:
+    """`log values`, and -inf with gradient 0 where a value is 0."""
+    zero = values == 0
+    return torch.where(zero, -torch.inf, torch.log(torch.where(zero, 1, values)))
+
+
+def softmax(logits: Tensor) -> Tensor:
+    """Softmax over the last axis; a row that is all -inf, or empty, becomes zero with gradient 0."""
+    nothing = (logits == -torch.inf).all(dim=-1, keepdim=True)
+    return torch.softmax(logits.masked_fill(nothing, 0), dim=-1).masked_fill(nothing, 0)

@@ -1,0 +1,54 @@
+"""Maxima and sorts whose ties go to the lower index, on every device.
+
+`argmax` promises the first of several maxima, but not every kernel kept the promise (Inductor did not, pytorch#93630).
+Here no kernel's own choice among equals matters: only values and integers are reduced, and sorts are stable.
+"""
+
+from __future__ import annotations
+
+import torch
+
+Tensor = torch.Tensor
+
+
+def first_max(values: Tensor) -> tuple[Tensor, Tensor]:
+    """The largest entry along the last axis and the lowest index that reaches it; index 0 where an entry is NaN.
+
+    >>> first_max(torch.tensor([1.0, 3.0, 3.0]))
+    (tensor(3.), tensor(1))
+    """
+    n = values.shape[-1]
+    best = values.amax(dim=-1, keepdim=True)
+    position = torch.arange(n, dtype=torch.int32, device=values.device)  # half the memory of an int64 index
+    # "not below the best" and not "equal to it": nothing equals a NaN, and the index would be out of range
+    index = torch.where(values < best, n, position).amin(dim=-1)
+    return best.squeeze(-1), index.long()
+
+
+def descending(values: Tensor) -> Tensor:
+    """The permutation that sorts `(B,N)` along the last axis, largest first.
+
+    >>> descending(torch.tensor([[0.0, 2.0, -0.0, 2.0]]))
+    tensor([[1, 3, 0, 2]])
+    """
+    # radix sorts can tell 0 from -0
+    return torch.argsort(torch.where(values == 0, 0, -values), dim=-1, stable=True)
+
+
+def true_first(flags: Tensor) -> Tensor:
+    """The permutation that brings the True ones of `(B,N)` to the front and changes no order otherwise.
+
+    >>> true_first(torch.tensor([[False, True, False, True]]))
+    tensor([[1, 3, 0, 2]])
+    """
+    return torch.argsort((~flags).to(torch.uint8), dim=-1, stable=True)
+
+
+def inverse(permutation: Tensor) -> Tensor:
+    """Where each entry of a permutation `(B,N)` stands.
+
+    >>> inverse(torch.tensor([[2, 0, 1]]))
+    tensor([[1, 2, 0]])
+    """
+    position = torch.arange(permutation.shape[-1], device=permutation.device).expand_as(permutation)
+    return torch.empty_like(permutation).scatter(-1, permutation, position)

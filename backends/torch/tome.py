@@ -1,0 +1,253 @@
+"""ToMe, vectorized over the batch (docs/tome.md).
+
+With a mask the real tokens are moved to the front by one gather, matched there, and the plan is moved back; without one
+nothing is moved. Nothing here waits for the device: shapes depend on shapes alone.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from tokenmerge.backends.torch.merger import Merger
+from tokenmerge.backends.torch.plan import PartitionPlan, check, gather_rows
+from tokenmerge.backends.torch.precision import matmul, working_dtype
+from tokenmerge.backends.torch.ties import descending, first_max, inverse, true_first
+from tokenmerge.spec import arguments
+from tokenmerge.spec.merged import Merged
+from tokenmerge.spec.schedule import kth_tokens_out, kth_width, tokens_removed
+
+Tensor = torch.Tensor
+
+
+def draw_permutation(
+    generator: torch.Generator | None, batch: int, num_tokens: int, device: torch.device | str | None = None
+) -> Tensor:
+    """Random permutations `(B,N)` for `matching="random"`; the generator must live on the device.
+
+    >>> draw_permutation(torch.Generator(), 2, 5).shape
+    torch.Size([2, 5])
+    """
+    return torch.rand((batch, num_tokens), generator=generator, device=device).argsort(dim=1)
+
+
+def normalize(metric: Tensor) -> Tensor:
+    """`metric / ||metric||` per token `(B,N,D)`, in working precision; zero where there is no direction."""
+    m = metric.to(working_dtype(metric))
+    if m.shape[-1] == 0:
+        return m
+    largest = torch.linalg.vector_norm(m, ord=torch.inf, dim=-1, keepdim=True)
+    has_direction = (largest > 0) & (largest < torch.inf)  # a NaN is neither
+    m = torch.where(has_direction, m / torch.where(has_direction, largest, 1), 0)  # keeps the squares in range
+    norm = torch.linalg.vector_norm(m, dim=-1, keepdim=True)
+    return m / torch.where(has_direction, norm, 1)
+
+
+def plan(
+    metric: Tensor,
+    *,
+    r: int | None = None,
+    protected: int = 0,
+    order: str = "grouped",
+    matching: str = "bipartite",
+    k: int | None = None,
+    mask: Tensor | None = None,
+    permutation: Tensor | None = None,
+) -> PartitionPlan:
+    """Decide which tokens merge; the semantics are those of `tokenmerge.spec.tome.plan`, for every sample.
+
+    Args:
+        metric: `(B,N,D)` floating point, what similarity is measured on; it gets no gradient.
+        r: tokens to remove, >= 0; really removed are `max(0, min(r, (N - protected) // 2))`. Not read by "kth".
+        protected: leading tokens that never merge and never receive; at most N.
+        order: "grouped", "positional" or "score"; bipartite only.
+        matching: "bipartite", "kth" or "random".
+        k: length of a run, with "kth" only.
+        mask: `(B,N)` bool, True where a token is real.
+        permutation: `(B,N)` integer, with "random" only.
+
+    Returns:
+        PartitionPlan with `P = N - r_eff` slots ("kth": one per run, and the tail).
+
+    Raises:
+        TypeError, ValueError: an argument of the wrong type, shape or range.
+
+    >>> metric = torch.tensor([[[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [1.0, 1.0]]])
+    >>> plan(metric, r=1).assignment
+    tensor([[1, 1, 0, 2]])
+    """
+    arguments.check_tome(r, protected, order, matching, k)
+    n, _ = check.tome(metric, mask, permutation, matching, protected)
+
+    r, k = r or 0, k or 1  # only one of the two is used
+    m = normalize(metric.detach())
+    count = None if mask is None else mask.sum(dim=1, keepdim=True)
+    if permutation is not None:
+        assignment, used = _random(m, permutation, mask, count, r, protected)
+    else:
+        if mask is not None:
+            m = gather_rows(m, true_first(mask))
+        if matching == "kth":
+            assignment, used = _kth(m, count, k, protected)
+        else:
+            assignment, used = _bipartite(m, count, r, protected, order)
+        if mask is not None:
+            assignment = torch.where(mask, assignment.gather(1, _rank(mask).clamp(min=0)), -1)
+
+    if used is None:
+        width = kth_tokens_out(n, k, protected) if matching == "kth" else n - tokens_removed(n, r, protected)
+        return PartitionPlan(assignment, width)
+    width = kth_width(n, k, protected) if matching == "kth" else n - tokens_removed(n, r, protected)
+    return PartitionPlan(assignment, width, torch.arange(width, device=m.device) < used)
+
+
+def _rank(real: Tensor) -> Tensor:
+    """Each real token's position among the real ones; the others have that of the real one before them."""
+    return torch.cumsum(real, dim=1) - 1
+
+
+def _bipartite(m: Tensor, count: Tensor | None, r: int, protected: int, order: str) -> tuple[Tensor, Tensor | None]:
+    """Slots `(B,N)` of tokens whose first `count` are real, and how many slots are used; None where all are."""
+    b, n, _ = m.shape
+    position = torch.arange(n, device=m.device)
+    most_removed = tokens_removed(n, r, protected)
+    if most_removed == 0:
+        return position.repeat(b, 1), count
+    # protected tokens are in neither set; the others keep the parity of their position in the whole sequence
+    set_a, set_b = slice(protected + protected % 2, n, 2), slice(protected + 1 - protected % 2, n, 2)
+    similarity = matmul(m[:, set_a], m[:, set_b].transpose(1, 2))
+    removed: Tensor | int = most_removed
+    if count is not None:
+        removed = ((count - protected) // 2).clamp(0, most_removed)
+        mergeable_a, mergeable_b = position[set_a] < count, position[set_b] < count
+        similarity = similarity.masked_fill(~(mergeable_a[:, :, None] & mergeable_b[:, None, :]), -torch.inf)
+    best, target = first_max(similarity)
+    place = inverse(descending(best))  # place of each a in the ranking
+    merged = place < removed
+
+    slots = place.new_empty((b, n))
+    if order == "positional":
+        survives = torch.ones_like(slots, dtype=torch.bool)
+        survives[:, set_a] = ~merged
+        slots = torch.cumsum(survives, dim=1) - 1
+    else:
+        unmerged = ~merged if count is None else mergeable_a & ~merged
+        slots[:, :protected] = position[:protected]
+        slots[:, set_a] = protected + (place - removed if order == "score" else torch.cumsum(unmerged, dim=1) - 1)
+        first_b = protected + unmerged.sum(dim=1, keepdim=True)
+        slots[:, set_b] = first_b + torch.arange(similarity.shape[2], device=m.device)
+    slots[:, set_a] = torch.where(merged, slots[:, set_b].gather(1, target), slots[:, set_a])
+    if count is None:
+        return slots, None
+    too_few = count < protected + 2
+    return torch.where(too_few, position, slots), count - removed
+
+
+def _kth(m: Tensor, count: Tensor | None, k: int, protected: int) -> tuple[Tensor, Tensor | None]:
+    """As `_bipartite`, for runs of `k`; a run that is not full of real tokens belongs to the tail."""
+    b, n, d = m.shape
+    position = torch.arange(n, device=m.device)
+    runs = (n - protected) // k
+    if runs == 0:
+        return position.repeat(b, 1), count
+    in_run = m[:, protected : protected + runs * k].reshape(b, runs, k, d)
+    kept, sources = in_run[:, :, -1], in_run[:, :, :-1].reshape(b, runs * (k - 1), d)
+    similarity = matmul(sources, kept.transpose(1, 2))
+    run = torch.arange(runs, device=m.device)
+    full_runs: Tensor | int = runs
+    if count is not None:
+        full_runs = (count - protected).clamp(min=0) // k
+        similarity = similarity.masked_fill((run >= full_runs)[:, None, :], -torch.inf)
+    most_similar = first_max(similarity)[1].reshape(b, runs, k - 1)
+    in_slot = torch.cat([most_similar, run[:, None].expand(b, runs, 1)], dim=2).reshape(b, runs * k)
+
+    in_tail = (position - full_runs * (k - 1)).expand(b, n)
+    end = protected + runs * k
+    in_run_or_tail = torch.where(position[: runs * k] // k < full_runs, protected + in_slot, in_tail[:, protected:end])
+    slots = torch.cat([position[:protected].expand(b, protected), in_run_or_tail, in_tail[:, end:]], dim=1)
+    return slots, None if count is None else count - full_runs * (k - 1)
+
+
+def _random(
+    m: Tensor, permutation: Tensor, mask: Tensor | None, count: Tensor | None, r: int, protected: int
+) -> tuple[Tensor, Tensor | None]:
+    """Assignment `(B,N)` and slots used, straight in the padded positions."""
+    b, n, _ = m.shape
+    column = torch.arange(n, device=m.device)
+    rank = column if mask is None else torch.where(mask, _rank(mask), -1)
+    most_removed = tokens_removed(n, r, protected)
+    if most_removed == 0:
+        return rank.expand(b, n).clone(), count
+    removed: Tensor | int = most_removed
+    remaining: Tensor | int = n - protected
+    if count is not None:
+        removed = ((count - protected) // 2).clamp(0, most_removed)
+        remaining = (count - protected).clamp(min=0)
+    permutation = permutation.long()
+    shuffled_in = (rank >= protected).expand(b, n).gather(1, permutation)
+    shuffled = permutation.gather(1, true_first(shuffled_in))
+    m = gather_rows(m, shuffled)
+    similarity = matmul(m[:, :most_removed], m.transpose(1, 2))
+    is_target = (column >= removed) & (column < remaining)
+    similarity = similarity.masked_fill(~is_target[..., None, :], -torch.inf)
+    target = first_max(similarity)[1]
+    sources, others = column[:most_removed], column[most_removed:]
+    merged_into = torch.where(sources < removed, target, sources)
+    column_of = torch.cat([merged_into, others.expand(b, n - most_removed)], dim=1)
+    assignment = torch.full_like(shuffled, -1).scatter(1, shuffled, protected + column_of - removed)
+    keeps_place = rank < protected  # protected tokens, and padding, which has rank -1
+    if count is None:
+        return torch.where(keeps_place, rank, assignment), None
+    too_few = count < protected + 2
+    return torch.where(keeps_place | too_few, rank, assignment), count - removed
+
+
+class ToMe(Merger):
+    """Bipartite soft matching as a module; options as in `plan`, checked when it is made.
+
+    >>> merger = ToMe(r=2, protected=1)
+    >>> merger(torch.randn(1, 9, 4)).tokens.shape
+    torch.Size([1, 7, 4])
+    """
+
+    NAME = "tome"
+    OPTIONS = ("r", "protected", "order", "matching", "k")
+
+    def __init__(
+        self,
+        r: int | None = None,
+        protected: int = 0,
+        order: str = "grouped",
+        matching: str = "bipartite",
+        k: int | None = None,
+    ) -> None:
+        super().__init__()
+        arguments.check_tome(r, protected, order, matching, k)
+        self.r, self.protected, self.order, self.matching, self.k = r, protected, order, matching, k
+
+    def plan(self, metric: Tensor, *, mask: Tensor | None = None, permutation: Tensor | None = None) -> PartitionPlan:
+        """The plan of `metric (B,N,D)`, see `plan` of this module."""
+        return plan(
+            metric,
+            r=self.r,
+            protected=self.protected,
+            order=self.order,
+            matching=self.matching,
+            k=self.k,
+            mask=mask,
+            permutation=permutation,
+        )
+
+    def forward(
+        self,
+        x: Tensor,
+        *,
+        metric: Tensor | None = None,
+        size: Tensor | None = None,
+        mask: Tensor | None = None,
+        permutation: Tensor | None = None,
+    ) -> Merged:
+        """Merge `x (B,N,C)` by the similarity of `metric (B,N,D)`, or of `x` itself."""
+        check.tokens("tome", x, size, ("metric", metric, "N D"))
+        made = self.plan(x if metric is None else metric, mask=mask, permutation=permutation)
+        size = x.new_ones(x.shape[:2], dtype=working_dtype(x)) if size is None else size
+        return Merged(made.merge(x, size), made.merge_size(size), made.mask, made)

@@ -10,6 +10,7 @@ import importlib
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import entry_points
+from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
 
@@ -118,7 +119,7 @@ def get_backend(name: str) -> ModuleType:
     if name in _LOADED:
         return _LOADED[name]
     known = _known()
-    if name not in known and "." not in str(name):
+    if name not in known and "." not in str(name) and find_spec(str(name)) is None:
         close = difflib.get_close_matches(str(name), known, n=1)
         hint = f" (did you mean {close[0]!r}?)" if close else ""
         names = ", ".join(repr(each) for each in sorted(known))

@@ -15,6 +15,9 @@ FLOATING = ("float16", "bfloat16", "float32", "float64")
 INTEGER = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
 KINDS = {"floating point": FLOATING, "integer": INTEGER, "bool": ("bool",)}
 
+# "bfloat16" holds "float16" and "uint8" holds "int8": the longer names first
+_NAMES = sorted((name for names in KINDS.values() for name in names), key=len, reverse=True)
+
 
 def dtype_name(array: Any) -> str:
     """The dtype's plain name, the same for every framework.
@@ -23,7 +26,8 @@ def dtype_name(array: Any) -> str:
     >>> dtype_name(np.zeros(2, np.float32))
     'float32'
     """
-    return str(array.dtype).removeprefix("torch.")
+    text = str(array.dtype)  # "float32", "torch.float32", "mlx.core.float32", "<dtype: 'float32'>", ...
+    return next((name for name in _NAMES if name in text), text)
 
 
 def check_array(
@@ -76,11 +80,10 @@ def check_integer(owner: str, name: str, value: Any, *, minimum: int, hint: str 
     ...
     ValueError: tome: `r` must be an integer >= 0, got -3 (r=0 merges nothing)
     """
-    sentence = f"{owner}: `{name}` must be an integer >= {minimum}, got {value!r}" + (f" ({hint})" if hint else "")
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
-        raise TypeError(sentence)
-    if value < minimum:
-        raise ValueError(sentence)
+    is_integer = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    if not is_integer or value < minimum:  # the sentence is only made when it is needed: compilers trace this too
+        sentence = f"{owner}: `{name}` must be an integer >= {minimum}, got {value!r}" + (f" ({hint})" if hint else "")
+        raise (ValueError if is_integer else TypeError)(sentence)
 
 
 def check_real(owner: str, name: str, value: Any, low: float, high: float, interval: str) -> None:
@@ -91,14 +94,13 @@ def check_real(owner: str, name: str, value: Any, low: float, high: float, inter
     ...
     ValueError: ltm: `compression_ratio` must be a number in (0, 1], got 0
     """
-    sentence = f"{owner}: `{name}` must be a number in {interval}, got {value!r}"
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise TypeError(sentence)
-    number = float(value)
+    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    number = float(value) if is_number else low
     above = low <= number if interval[0] == "[" else low < number
     below = number <= high if interval[-1] == "]" else number < high
-    if not (above and below):
-        raise ValueError(sentence)
+    if not (is_number and above and below):
+        sentence = f"{owner}: `{name}` must be a number in {interval}, got {value!r}"
+        raise (ValueError if is_number else TypeError)(sentence)
 
 
 def check_choice(owner: str, name: str, value: Any, choices: Iterable[str]) -> None:

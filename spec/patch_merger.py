@@ -2,7 +2,8 @@
 
 Rules:
     PM-1: The input is LayerNorm(x) = (x - mean) / sqrt(variance + eps) * scale + bias, with the variance as the
-        mean of squared deviations; or x itself without `normalize`.
+        mean of squared deviations; or x itself without `normalize`. A constant token with eps = 0
+        becomes the bias.
     PM-2: The weights are the softmax over the tokens of logit_scale * queries x^T; logit_scale is C**-0.5 unless
         given.
     PM-3: The merged tokens are the weights times the normalized tokens.
@@ -40,8 +41,9 @@ def layer_norm(x: Array, scale: Array, bias: Array | None = None, *, eps: float 
     """
     x = x.astype(working_dtype(x.dtype))
     deviation = x - x.mean(axis=1, keepdims=True)
-    variance = (deviation**2).mean(axis=1, keepdims=True)
-    normalized = deviation / np.sqrt(variance + x.dtype.type(eps)) * scale.astype(x.dtype)
+    variance = (deviation**2).mean(axis=1, keepdims=True) + x.dtype.type(eps)
+    variance[variance == 0] = 1  # a constant token without eps: 0 / 0 is 0, and the token becomes the bias
+    normalized = deviation / np.sqrt(variance) * scale.astype(x.dtype)
     return normalized if bias is None else normalized + bias.astype(x.dtype)
 
 

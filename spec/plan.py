@@ -71,7 +71,10 @@ class Plan:
 
     def merge_size(self, size: Array | None = None) -> Array:
         """`size' = U^T size`: `(N,)` to `(P,)`, float32 at least. What is not dropped is conserved."""
-        return _apply(self.share().T, _sizes(size, self.num_tokens_in, np.float32)[:, None])[:, 0]
+        share = self.share()
+        if size is None:  # what is stored in float64 keeps its precision; integers and float32 give float32
+            size = np.ones(self.num_tokens_in, share.dtype if isinstance(self, DensePlan) else np.float32)
+        return _apply(share.T, _sizes(size, self.num_tokens_in, np.float32)[:, None])[:, 0]
 
     def unmerge(self, y: Array) -> Array:
         """`x^ = U y`: `(P,C)` back to `(N,C)`, in the dtype of `y`; a dropped token comes back as zeros.

@@ -27,8 +27,9 @@ def layer_norm(x: Array, scale: Array, bias: Array | None = None, *, eps: float 
     x = jnp.asarray(x)
     x = x.astype(working_dtype(x))
     deviation = x - jnp.mean(x, axis=-1, keepdims=True)
-    variance = jnp.mean(jnp.square(deviation), axis=-1, keepdims=True)
-    normalized = deviation / jnp.sqrt(variance + eps) * _row(scale, x)
+    variance = jnp.mean(jnp.square(deviation), axis=-1, keepdims=True) + eps
+    # without eps a constant token has no variance; it becomes the bias, and no gradient is NaN
+    normalized = deviation / jnp.sqrt(jnp.where(variance == 0, 1, variance)) * _row(scale, x)
     return normalized if bias is None else normalized + _row(bias, x)
 
 

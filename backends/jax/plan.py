@@ -290,7 +290,7 @@ class DensePlan(Plan):
         return jnp.swapaxes(safe_divide(weights, jnp.sum(weights, axis=1, keepdims=True)), 1, 2)
 
     def merge_size(self, size: Array | None = None) -> Array:
-        size = self._sizes(size)
+        size = self._sizes(size, self.matrix()) if size is None else self._sizes(size)
         return _apply(jnp.swapaxes(self.share(), 1, 2), size[:, :, None])[:, :, 0].astype(size.dtype)
 
     def unmerge(self, y: Array) -> Array:

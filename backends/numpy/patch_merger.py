@@ -24,8 +24,9 @@ def layer_norm(x: Array, scale: Array, bias: Array | None = None, *, eps: float 
     """
     x = x.astype(working_dtype(x), copy=False)
     deviation = x - x.mean(axis=-1, keepdims=True)
-    variance = np.square(deviation).mean(axis=-1, keepdims=True)
-    deviation /= np.sqrt(variance + x.dtype.type(eps))
+    variance = np.square(deviation).mean(axis=-1, keepdims=True) + x.dtype.type(eps)
+    # without eps a constant token has no variance; it becomes the bias
+    deviation /= np.sqrt(np.where(variance == 0, 1, variance))
     deviation *= scale.astype(x.dtype)
     return deviation if bias is None else deviation + bias.astype(x.dtype)
 

@@ -233,7 +233,7 @@ class DensePlan(Plan):
         return np.swapaxes(safe_divide(self.weights, self.weights.sum(axis=1, keepdims=True)), 1, 2)
 
     def merge_size(self, size: Array | None = None) -> Array:
-        size = self._sizes(size, np.float32)
+        size = self._sizes(size, working_dtype(self.weights) if size is None else np.float32)
         return (np.swapaxes(self.share(), 1, 2) @ size[:, :, None])[:, :, 0].astype(size.dtype)
 
     def unmerge(self, y: Array) -> Array:

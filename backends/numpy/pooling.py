@@ -29,6 +29,6 @@ def mean_pool(x: Array, *, size: Array | None = None, mask: Array | None = None)
     weight = np.ones(x.shape[:2], work) if size is None else size.astype(work)
     if mask is not None:
         weight = np.where(mask, weight, 0)
-        x = np.where(mask[:, :, None], x, np.zeros((), x.dtype))
+    x = np.where((weight != 0)[:, :, None], x, np.zeros((), x.dtype))  # unused tokens may hold anything
     summed = (weight[:, None, :] @ x.astype(work, copy=False))[:, 0]
     return safe_divide(summed, weight.sum(axis=1, keepdims=True)).astype(x.dtype)

@@ -23,7 +23,7 @@ def layer_norm(x: Tensor, scale: Tensor, bias: Tensor | None = None, *, eps: flo
     x = x.to(working_dtype(x))
     deviation = x - x.mean(dim=-1, keepdim=True)
     variance = deviation.square().mean(dim=-1, keepdim=True) + eps
-    # without eps a constant token has no variance; it becomes the bias, and its gradient zero and not NaN
+    # without eps a constant token has no variance; it becomes the bias, and no gradient is NaN
     normalized = deviation / torch.where(variance == 0, 1, variance).sqrt() * scale.to(x.dtype)
     return normalized if bias is None else normalized + bias.to(x.dtype)
 

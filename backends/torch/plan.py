@@ -263,7 +263,7 @@ class DensePlan(Plan):
         return safe_divide(w, w.sum(dim=1, keepdim=True)).transpose(1, 2)
 
     def merge_size(self, size: Tensor | None = None) -> Tensor:
-        size = self._sizes(size, torch.float32)
+        size = self._sizes(size, working_dtype(self.weights) if size is None else torch.float32)
         return matmul(self.share().transpose(1, 2), size[:, :, None])[:, :, 0].to(size.dtype)
 
     def unmerge(self, y: Tensor) -> Tensor:

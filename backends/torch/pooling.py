@@ -27,6 +27,6 @@ def mean_pool(x: Tensor, *, size: Tensor | None = None, mask: Tensor | None = No
     weight = x.new_ones(x.shape[:2], dtype=work) if size is None else size.to(work)
     if mask is not None:
         weight = torch.where(mask, weight, 0)
-        x = torch.where(mask[:, :, None], x, 0)
+    x = torch.where((weight != 0)[:, :, None], x, 0)  # unused tokens may hold anything
     summed = matmul(weight[:, None, :], x.to(work))[:, 0]
     return safe_divide(summed, weight.sum(dim=1, keepdim=True)).to(x.dtype)

@@ -31,10 +31,8 @@ def scores(attn: Rounded, value: Rounded, score: str, real: Array) -> Rounded:
 
 def certify(case: Case, outcome: Outcome) -> list[Finding]:
     """Structure, decisions and values of an outcome."""
-    findings = check_laws(outcome)
-    for i in range(len(outcome.tokens)):
-        findings += _certify_sample(case, outcome, i)
-    return findings
+    samples = [_certify_sample(case, outcome, i) for i in range(len(outcome.tokens))]
+    return [*(finding for findings in samples for finding in findings), *check_laws(outcome)]
 
 
 def _certify_sample(case: Case, outcome: Outcome, i: int) -> list[Finding]:
@@ -53,7 +51,10 @@ def _certify_sample(case: Case, outcome: Outcome, i: int) -> list[Finding]:
     count = len(others)
     found += [
         exactly(
-            f"plan.mask[{i}]", filled, np.arange(slots) < 1 + count if mask[0] else np.isin(np.arange(slots), others)
+            f"plan.mask[{i}]",
+            filled,
+            np.arange(slots) < 1 + count if mask[0] else np.isin(np.arange(slots), others),
+            "ATS-8",
         ),
         exactly(f"indices[{i}] of the class token", int(indices[0]), 0, "ATS-8"),
         exactly(
@@ -73,7 +74,9 @@ def _certify_sample(case: Case, outcome: Outcome, i: int) -> list[Finding]:
         perturbed = -((probability + 1e-6).log()[None] + noise)
         return [*found, _covers(i, perturbed, mask[1:], chosen, "ATS-6", score)]
 
-    rules: tuple[str, ...] = ("ATS-4", "ATS-5", "ATS-9")
+    rules: tuple[str, ...] = ("ATS-4", "ATS-5", score)
+    if inputs["attn"].value.ndim == 3:
+        rules = (*rules, "ATS-9")
     if significance.value.sum() == 0:
         significance, rules = Rounded.exact(mask[1:] * 1.0, outcome.dtype), ("ATS-3", *rules)
     eligible = significance.value > 0
@@ -83,7 +86,7 @@ def _certify_sample(case: Case, outcome: Outcome, i: int) -> list[Finding]:
     cdf = (significance / significance.sum(axis=0, keepdims=True)).cumsum()
     distance = cdf[None, :] - u[:, None]
     distance = Rounded(np.abs(distance.value), distance.error, distance.dtype)
-    return [*found, _covers(i, distance, eligible, chosen, *rules, score)]
+    return [*found, _covers(i, distance, eligible, chosen, *rules)]
 
 
 def _covers(i: int, cost: Rounded, eligible: Array, chosen: Array, *rules: str) -> Finding:

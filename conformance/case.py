@@ -44,8 +44,9 @@ class Case:
         arrays = ", ".join(f"{name} {array.shape}" for name, array in self.inputs.items())
         return f"{self.merger}({options}) of {arrays}"
 
-    def snippet(self, backend: str, dtype: str) -> str:
+    def snippet(self, backend: str, dtype: str, device: str | None = None) -> str:
         """A program that repeats the call on the backend and on the spec and prints both."""
+        where = "" if device is None else f", {device!r}"
         lines = [
             "import numpy as np",
             "from tokenmerge.conformance.case import Case, run_case, unpack",
@@ -56,7 +57,7 @@ class Case:
             "}, params={",
             *(f"    {name!r}: {literal(array)}," for name, array in self.params.items()),
             "})",
-            f"outcome = run_case(case, {backend!r}, {dtype!r})",
+            f"outcome = run_case(case, {backend!r}, {dtype!r}{where})",
             "print(outcome.plan, judge(case, outcome), sep='\\n')",
         ]
         return "\n".join(lines)
@@ -99,12 +100,12 @@ def context(module: ModuleType, dtype: str) -> Any:
     return module.context(dtype) if hasattr(module, "context") else nullcontext()
 
 
-def make_merger(case: Case, module: ModuleType) -> Any:
-    """The case's merger on a backend, with the case's parameters."""
+def make_merger(case: Case, module: ModuleType, device: str | None = None) -> Any:
+    """The case's merger on a backend, with the case's parameters; on a device, where mergers have a place (`to`)."""
     merger = module.MERGERS[case.merger](**case.config)
     if case.params:
         merger.load_params(case.params)
-    return merger
+    return merger.to(device) if device is not None and hasattr(merger, "to") else merger
 
 
 def give(case: Case, module: ModuleType, dtype: str, device: str | None = None) -> dict[str, Any]:
@@ -131,7 +132,7 @@ def run_case(
     with context(module, dtype):
         arrays = give(case, module, dtype, device)
         seen = {name: to_numpy(module, array) for name, array in arrays.items()}
-        result = make_merger(case, module)(arrays.pop("x"), **arrays)
+        result = make_merger(case, module, device)(arrays.pop("x"), **arrays)
         return read(result, seen, arrays.get("size"), module, dtype)
 
 

@@ -2,68 +2,120 @@
 
 from __future__ import annotations
 
+import json as json_format
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from tokenmerge.backends import get_backend
-from tokenmerge.conformance.checks.check import MERGERS
-from tokenmerge.conformance.report import print_report, write_json
-from tokenmerge.conformance.runner import LEVELS, Result, run_check, select
-from tokenmerge.conformance.subject import Subject
+from tokenmerge.conformance.checks import CHECKS, Check
+from tokenmerge.conformance.checks.check import MERGERS, TIERS
+from tokenmerge.conformance.report import html_page, make_report, print_report
+from tokenmerge.conformance.report.files import check_writable, write
+from tokenmerge.conformance.report.table import rule_list
+from tokenmerge.conformance.request import Request, load, request
+from tokenmerge.conformance.rules import rules
+from tokenmerge.conformance.runner import Result, select
+from tokenmerge.conformance.skips import read_skips
 from tokenmerge.spec.arguments import check_choice
+
+INTERRUPTED = 130  # what a shell says of a program that Ctrl-C ended
 
 
 def conformance(
     backend: str,
     *,
+    device: str | None = None,
     dtypes: tuple[str, ...] = (),
     mergers: tuple[str, ...] = (),
     level: str = "ci",
     seed: int | None = None,
+    skips: Path | None = None,
     json: Path | None = None,
+    html: Path | None = None,
 ) -> int:
     """Run the suite on a backend and print what it found.
 
+    Ctrl-C ends the run; what was found until then is reported, as partial.
+
     Args:
-        backend: a name known to the registry, or the dotted name of a module.
-        dtypes: some of the backend's `DTYPES`; none for all.
-        mergers: some of the four; none for all.
-        level: "quick", "ci" or "deep".
-        seed: of the examples; None for the same ones in every run.
+        backend, device, dtypes, mergers, level, seed: see `tokenmerge.conformance.request`.
+        skips: file of checks to leave out, see `tokenmerge.conformance.skips`.
         json: file for a report that machines read.
+        html: file for a report that is one page.
 
     Returns:
-        0 if every check passed, 1 otherwise.
+        0 if every check passed, 1 if one failed or none ran, 130 if it was interrupted.
 
     Raises:
-        ValueError: an unknown backend, dtype, merger or level.
+        ValueError: an unknown backend, device, dtype, merger or level; a skip that skips nothing.
         ImportError: the backend does not import.
-        OSError: the report cannot be written; found out before any check runs.
+        OSError: a report cannot be written or the skips cannot be read.
+            All of it is found out before any check runs.
     """
-    module = get_backend(backend)
-    check_choice("conformance", "level", level, LEVELS)
-    for dtype in dtypes:
-        check_choice("conformance", "dtype", dtype, module.DTYPES)
+    module = load(backend)
+    left_out = {} if skips is None else read_skips(skips, CHECKS, module.DTYPES)
+    asked = request(backend, device=device, dtypes=dtypes, mergers=mergers, level=level, seed=seed, skips=left_out)
+    files = {name: path for name, path in (("json", json), ("html", html)) if path is not None}
+    for name, path in files.items():
+        check_writable(name, path)
+    given = [path.resolve() for path in (*files.values(), *([] if skips is None else [skips]))]
+    if len(set(given)) < len(given):
+        raise ValueError("conformance: `json`, `html` and `skips` must be different files, got the same one twice")
+
+    report = run(asked)
+    print_report(Console(), report)
+    formats: dict[str, Callable[[], str]] = {"json": lambda: as_json(report), "html": lambda: html_page([report])}
+    for name, path in files.items():
+        write(path, formats[name]())
+    return INTERRUPTED if report["partial"] else int(report["verdict"] != "green")
+
+
+def run(asked: Request) -> dict[str, Any]:
+    """Run what is asked for, with a bar on stderr, and return the report; a partial one after Ctrl-C."""
+    found: dict[tuple[str, str], Result] = {}
+    rounds = list(asked.rounds())
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    partial = False
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(asked.backend, total=len(rounds))
+        try:
+            for level, dtype, check in rounds:
+                progress.update(task, description=f"{check.id} in {dtype}")
+                before = found.get((dtype, check.id))
+                # more examples change nothing for a check that has failed or does not run
+                if before is None or before.status == "passed":
+                    found[dtype, check.id] = asked.run(dtype, check, level)
+                progress.advance(task)
+        except KeyboardInterrupt:
+            partial = True
+    return make_report(asked, list(found.values()), partial)
+
+
+def as_json(report: dict[str, Any]) -> str:
+    """A report as JSON, its fields always in the same order."""
+    return json_format.dumps(report, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def print_rules(mergers: Iterable[str] = ()) -> int:
+    """Print every rule, how it is proven and by which checks, without running any.
+
+    Raises:
+        ValueError: an unknown merger.
+    """
     for merger in mergers:
         check_choice("conformance", "merger", merger, MERGERS)
-    if json is not None:
-        json.touch()
-
+    checks = select(tuple(mergers) or MERGERS)
+    entries = [(rule, *_proof(rule, checks)) for rule in rules()]
     console = Console()
-    checks = select(mergers or MERGERS)
-    results: list[Result] = []
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task(backend, total=len(checks) * len(dtypes or module.DTYPES))
-        for dtype in dtypes or module.DTYPES:
-            subject = Subject(backend, module, dtype)
-            for check in checks:
-                progress.update(task, description=f"{check.id} in {dtype}")
-                results.append(run_check(subject, check, level, seed))
-                progress.advance(task)
-    print_report(console, f"{backend} {module.VERSION}", results)
-    if json is not None:
-        write_json(json, backend, module, level, seed, results)
-    return int(any(result.status == "failed" for result in results))
+    console.print(rule_list(entry for entry in entries if entry[3]))
+    console.print(f"{sum(bool(entry[3]) for entry in entries)} rules, {len(checks)} checks", highlight=False)
+    return 0
+
+
+def _proof(rule: str, checks: Iterable[Check]) -> tuple[str, str, str]:
+    own = [check for check in checks if rule in check.rules]
+    tiers = sorted({check.tier for check in own})
+    return ", ".join(TIERS[tier] for tier in tiers), rules()[rule], ", ".join(check.id for check in own)

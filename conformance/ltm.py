@@ -33,13 +33,21 @@ def certify(case: Case, outcome: Outcome) -> list[Finding]:
     """Mask, weights and values of an outcome."""
     config = {"protected": 0, "prior_smoothing": 0.1} | case.config
     ratio, protected = config["compression_ratio"], config["protected"]
-    prior_rule, padded = "LTM-3" if "prior" in outcome.inputs else "LTM-2", "mask" in outcome.inputs
-    rules = ("LTM-4", prior_rule, "LTM-1", *(("LTM-5",) if protected else ()), *(("LTM-6",) if padded else ()))
+    rules = ("LTM-4", "LTM-3" if "prior" in outcome.inputs else "LTM-2")
+    if not case.params["weight"].any():
+        rules = rules[::-1]  # the step is zero and the mask must be the first one
     findings, inputs = [], []
     for i, x in enumerate(outcome.inputs["x"]):
         n = len(x)
         width = ltm_tokens_out(n - protected, ratio)
         mask = outcome.inputs["mask"][i] if "mask" in outcome.inputs else None
+        clean = x if mask is None else np.where(mask[:, None], x, 0)
+        inputs.append(Rounded.exact(clean, outcome.dtype))
+        findings.append(
+            exactly("plan.num_tokens_out", outcome.plan["num_tokens_out"], protected + width, "LTM-1", "LTM-5")
+        )
+        if not findings[-1].ok:
+            continue
         real = np.arange(n) if mask is None else np.flatnonzero(mask)
         first, rest = real[:protected], real[protected:]
         columns = ltm_tokens_out(len(rest), ratio)
@@ -58,11 +66,11 @@ def certify(case: Case, outcome: Outcome) -> list[Finding]:
         w[np.arange(len(first)), first] = 1
         block = np.ix_(protected + np.arange(columns), rest)
         w[block], error[block] = g.value, g.error
-        findings.append(within(f"weights[{i}]", outcome.plan["weights"][i], Rounded(w, error, g.dtype), *rules))
+        want, got = Rounded(w, error, g.dtype), outcome.plan["weights"][i]
+        findings.append(within(f"weights[{i}, :{protected}]", got[:protected], want[:protected], "LTM-5"))
+        findings.append(within(f"weights[{i}, {protected}:]", got[protected:], want[protected:], *rules))
         slot = np.arange(protected + width)
         filled = (slot < len(first)) | ((slot >= protected) & (slot < protected + columns))
         got = None if outcome.plan["mask"] is None else outcome.plan["mask"][i]
         findings.append(exactly(f"plan.mask[{i}]", got, None if mask is None else filled, "LTM-6"))
-        clean = x if mask is None else np.where(mask[:, None], x, 0)
-        inputs.append(Rounded.exact(clean, outcome.dtype))
     return [*findings, *check_laws(outcome, inputs)]

@@ -13,6 +13,9 @@ from tokenmerge.spec import plan as spec
 
 Array = np.ndarray[Any, Any]
 
+# the rule about the matrix of each encoding; a dense plan is its matrix
+MATRIX = {spec.PartitionPlan: "PLAN-6", spec.SelectionPlan: "PLAN-7", spec.DensePlan: "PLAN-1"}
+
 
 def sample_plans(outcome: Outcome) -> list[spec.Plan]:
     """The backend's own plan of every sample, as plans of the spec in float64."""
@@ -73,7 +76,7 @@ def stored(exact_rows: Array, value: Rounded, dtype: str) -> Rounded:
 
 
 def check_laws(outcome: Outcome, merged: list[Rounded] | None = None, *about: str) -> list[Finding]:
-    """Tokens, sizes, matrix, share and the way back, given the backend's own plan.
+    """Matrix, share, tokens, sizes and the way back, given the backend's own plan: causes in front of what follows.
 
     Args:
         outcome: what the backend made.
@@ -92,19 +95,14 @@ def check_laws(outcome: Outcome, merged: list[Rounded] | None = None, *about: st
         w, u = weights(plan, size, outcome.dtype), share(plan, outcome.dtype)
         tokens = apply(w, x)
         copies = tokens.error.max(axis=1, initial=0) == 0
-        findings += [
-            within(f"tokens[{i}]", outcome.tokens[i], stored(copies, tokens, outcome.dtype), "PLAN-1", *about),
-            within(
-                f"size[{i}]", outcome.size[i], apply(u.T, Rounded.exact(size[:, None], outcome.dtype))[:, 0], "PLAN-3"
-            ),
-            within(
-                f"plan.matrix(size)[{i}]", outcome.matrix[i], w, "PLAN-7" if "indices" in outcome.plan else "PLAN-6"
-            ),
-            within(f"plan.share()[{i}]", outcome.share[i], u, "PLAN-2"),
-        ]
+        sizes = apply(u.T, Rounded.exact(size[:, None], outcome.dtype))[:, 0]
         back = apply(u, Rounded.exact(outcome.tokens[i], outcome.dtype))
-        copies = back.error.max(axis=1, initial=0) == 0
-        findings.append(
-            within(f"plan.unmerge(tokens)[{i}]", outcome.unmerged[i], stored(copies, back, outcome.dtype), "PLAN-4")
-        )
+        came_back = back.error.max(axis=1, initial=0) == 0
+        findings += [
+            within(f"plan.matrix(size)[{i}]", outcome.matrix[i], w, MATRIX[type(plan)]),
+            within(f"plan.share()[{i}]", outcome.share[i], u, "PLAN-2"),
+            within(f"tokens[{i}]", outcome.tokens[i], stored(copies, tokens, outcome.dtype), *about, "PLAN-1"),
+            within(f"size[{i}]", outcome.size[i], sizes, "PLAN-3"),
+            within(f"plan.unmerge(tokens)[{i}]", outcome.unmerged[i], stored(came_back, back, outcome.dtype), "PLAN-4"),
+        ]
     return findings

@@ -5,7 +5,11 @@ pytest imports this file in every run where tokenmerge is installed, so it impor
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
+
+OURS = ("numpy", "torch", "jax")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -16,30 +20,66 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="NAME",
         help="backend to check, by name or module; may be given several times (default: numpy, torch and jax)",
     )
+    group.addoption("--tokenmerge-device", metavar="NAME", help="one of its devices (default: the backend's)")
+    group.addoption(
+        "--tokenmerge-dtype", default="", metavar="NAMES", help="dtypes with commas between (default: all it has)"
+    )
+    group.addoption(
+        "--tokenmerge-merger", default="", metavar="NAMES", help="mergers with commas between (default: all)"
+    )
     group.addoption(
         "--tokenmerge-level", default="ci", choices=("quick", "ci", "deep"), help="how many examples (default: ci)"
     )
     group.addoption("--tokenmerge-seed", type=int, help="seed of the examples (default: the same ones in every run)")
+    group.addoption(
+        "--tokenmerge-skips", metavar="FILE", help="checks to leave out, a line each: check [@ dtype]: reason"
+    )
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """One test per backend, dtype and check; a backend that does not import is a test that fails."""
     if "conformance_case" not in metafunc.fixturenames:
         return
-    from tokenmerge.backends import get_backend
     from tokenmerge.conformance.checks import CHECKS
+    from tokenmerge.conformance.request import load, request
+    from tokenmerge.conformance.skips import read_skips
 
-    cases: list[tuple[str, str | None, object]] = []
-    ids = []
-    for backend in metafunc.config.getoption("--tokenmerge-backend") or ("numpy", "torch", "jax"):
+    option = metafunc.config.getoption
+    loaded: dict[str, object] = {}
+    for backend in option("--tokenmerge-backend") or OURS:
         try:
-            dtypes = get_backend(backend).DTYPES
+            loaded[backend] = load(backend)
         except Exception as error:
-            cases.append((backend, None, error))
-            ids.append(f"{backend}-imports")
-            continue
-        for dtype in dtypes:
-            for check in CHECKS.values():
-                cases.append((backend, dtype, check))
-                ids.append(f"{backend}-{dtype}-{check.id}")
+            loaded[backend] = error
+    try:
+        # a file of skips may serve several backends: a dtype of any of them is there
+        dtypes = {dtype: None for module in loaded.values() for dtype in getattr(module, "DTYPES", ())}
+        file = option("--tokenmerge-skips")
+        skips = read_skips(Path(file), CHECKS, dtypes) if file and dtypes else {}
+        cases: list[tuple[object, str | None, object]] = []
+        ids = []
+        for backend, module in loaded.items():
+            if isinstance(module, Exception):
+                cases.append((backend, None, module))
+                ids.append(f"{backend}-imports")
+                continue
+            asked = request(
+                backend,
+                device=option("--tokenmerge-device"),
+                dtypes=_names(option("--tokenmerge-dtype")),
+                mergers=_names(option("--tokenmerge-merger")),
+                level=option("--tokenmerge-level"),
+                seed=option("--tokenmerge-seed"),
+                skips=skips,
+            )
+            for dtype in asked.dtypes:
+                for check in asked.checks:
+                    cases.append((asked, dtype, check))
+                    ids.append(f"{backend}-{dtype}-{check.id}")
+    except (ValueError, OSError) as error:  # one sentence is what is wrong with the options
+        raise pytest.Collector.CollectError(str(error)) from None
     metafunc.parametrize("conformance_case", cases, ids=ids)
+
+
+def _names(option: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in option.split(",") if name.strip())

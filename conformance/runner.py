@@ -5,18 +5,20 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from hypothesis import HealthCheck, Phase, Verbosity, given, settings
 from hypothesis import seed as with_seed
 from hypothesis import strategies as st
 
+from tokenmerge.conformance.case import backend_of
 from tokenmerge.conformance.checks import CHECKS, Check
 from tokenmerge.conformance.checks.check import MERGERS
+from tokenmerge.conformance.failure import repeat_program, shown
 from tokenmerge.conformance.subject import Mismatch, Subject
 
 # Examples per check; the checks are the same at every level.
-LEVELS = {"quick": 5, "ci": 40, "deep": 2000}
+LEVELS = {"quick": 5, "ci": 40, "deep": 4000}
 
 
 @dataclass(frozen=True)
@@ -26,13 +28,16 @@ class Result:
     Attributes:
         id, tier, statement, rules: of the check.
         broken: the rules that are broken, where it failed.
-        status: "passed", "failed" or "not applicable".
+        status: "passed", "failed", "skipped" or "not applicable".
         dtype: of the inputs.
         examples: how many were tried.
         worst, median: share of the rounding budget that the comparisons used; None where nothing was rounded.
         seconds: that it took.
-        message: what differs, or why it does not apply.
+        message: what differs, or why it is skipped or does not apply.
         snippet: a program that shows the failure when pasted.
+        repeat: a program that runs the whole check again, where it failed.
+        input: the shrunk input, for people, where it was a case.
+        budgets: worst and median share of the budget for every rule that a comparison was about.
     """
 
     id: str
@@ -48,6 +53,9 @@ class Result:
     seconds: float = 0.0
     message: str = ""
     snippet: str = ""
+    repeat: str = ""
+    input: str = ""
+    budgets: dict[str, tuple[float, float]] = field(default_factory=dict)
 
 
 def select(mergers: tuple[str, ...] = MERGERS) -> list[Check]:
@@ -72,9 +80,7 @@ def run_check(subject: Subject, check: Check, level: str = "ci", seed: int | Non
     """Run one check until it fails or the examples of the level are used up."""
     reason = check.applies(subject)
     if reason:
-        return Result(
-            check.id, check.tier, check.statement, check.rules, "not applicable", subject.dtype, message=reason
-        )
+        return not_run(check, subject.dtype, "not applicable", reason)
     examples = 0
 
     @settings(
@@ -94,19 +100,24 @@ def run_check(subject: Subject, check: Check, level: str = "ci", seed: int | Non
         check.function(subject, data)
 
     subject.budgets.clear()
+    subject.budgets_of.clear()
     start = time.perf_counter()
-    status, message, snippet = "passed", "", ""
+    status, message, snippet, shrunk = "passed", "", "", ""
     broken: tuple[str, ...] = ()
     try:
         (attempt if seed is None else with_seed(seed)(attempt))()
     except Mismatch as error:
         status, snippet, broken = "failed", error.snippet, error.rules or check.rules
         message = "\n".join([error.message, *getattr(error, "__notes__", [])])
+        shrunk = "" if error.case is None else shown(error.case, subject.dtype)
     except Exception as error:
         status, broken = "failed", check.rules
         notes = getattr(error, "__notes__", [])
         message = "\n".join([f"the check raised {type(error).__name__}: {error}", *notes])
     budgets = subject.budgets
+    again = ""
+    if status == "failed":
+        again = repeat_program(subject.name, check.id, subject.dtype, subject.device, level, seed)
     return Result(
         id=check.id,
         tier=check.tier,
@@ -120,5 +131,32 @@ def run_check(subject: Subject, check: Check, level: str = "ci", seed: int | Non
         median=statistics.median(budgets) if budgets else None,
         seconds=time.perf_counter() - start,
         message=message,
-        snippet=snippet,
+        snippet=snippet or again,  # a check without a case has no other program
+        repeat=again,
+        input=shrunk,
+        budgets=budgets_by_rule(check, subject),
     )
+
+
+def not_run(check: Check, dtype: str, status: str, reason: str) -> Result:
+    """The result of a check that is skipped or does not apply."""
+    return Result(check.id, check.tier, check.statement, check.rules, status, dtype, message=reason)
+
+
+def budgets_by_rule(check: Check, subject: Subject) -> dict[str, tuple[float, float]]:
+    """Worst and median use of the budget per rule: comparisons that name none are about every rule of the check."""
+    of = subject.budgets_of or {"": subject.budgets}
+    used = {rule: [*of.get(rule, []), *of.get("", [])] for rule in check.rules}
+    used |= {rule: values for rule, values in of.items() if rule and rule not in used}
+    return {rule: (max(values), statistics.median(values)) for rule, values in sorted(used.items()) if values}
+
+
+def repeat(
+    backend: str, check: str, dtype: str, device: str | None = None, level: str = "ci", seed: int | None = None
+) -> Result:
+    """Run one check on a backend again; see `run_check`.
+
+    >>> repeat("numpy", "tome-exact", "float32", level="quick").status
+    'passed'
+    """
+    return run_check(Subject(backend, backend_of(backend), dtype, device), CHECKS[check], level, seed)

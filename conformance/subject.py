@@ -20,11 +20,12 @@ class Mismatch(AssertionError):
         message: what differs, one line each: `{what}={got}, but should be {want}`.
         snippet: a program that shows it when pasted.
         rules: ids of the rules that are broken; empty for those of the check.
+        case: what was run, where it was a case.
     """
 
-    def __init__(self, message: str, snippet: str = "", rules: tuple[str, ...] = ()) -> None:
+    def __init__(self, message: str, snippet: str = "", rules: tuple[str, ...] = (), case: Case | None = None) -> None:
         super().__init__(f"{message}\n\nRepeat it with:\n\n{snippet}" if snippet else message)
-        self.message, self.snippet, self.rules = message, snippet, rules
+        self.message, self.snippet, self.rules, self.case = message, snippet, rules, case
 
 
 @dataclass
@@ -37,6 +38,7 @@ class Subject:
         dtype: one of its `DTYPES`.
         device: one of its `devices()`, or None for its default.
         budgets: share of the rounding budget that each comparison used, in order; the runner empties it.
+        budgets_of: the same per rule, the worst of each call of `demand`; "" for comparisons that name no rule.
     """
 
     name: str
@@ -44,6 +46,7 @@ class Subject:
     dtype: str
     device: str | None = None
     budgets: list[float] = field(default_factory=list)
+    budgets_of: dict[str, list[float]] = field(default_factory=dict)
 
     def cases(self, merger: str, kind: str, padded: bool | None = None) -> SearchStrategy[Case]:
         """Cases for this backend: of few shapes and options where each of them is compiled anew."""
@@ -60,7 +63,9 @@ class Subject:
             return run_case(case, self.module, self.dtype, self.device)
         except Exception as error:
             raise Mismatch(
-                f"raised {type(error).__name__}: {error}, but should return a result [{case}]", self.snippet(case)
+                f"raised {type(error).__name__}: {error}, but should return a result [{case}]",
+                self.snippet(case),
+                case=case,
             ) from error
 
     def judge(self, case: Case, exact: bool = False) -> Outcome:
@@ -73,10 +78,16 @@ class Subject:
 
     def demand(self, case: Case, *findings: Finding) -> None:
         """Raise `Mismatch` unless all findings are good."""
+        worst: dict[str, float] = {}
+        for finding in findings:
+            for rule in finding.rules or ("",):
+                worst[rule] = max(worst.get(rule, 0.0), finding.used)
+        for rule, used in worst.items():
+            self.budgets_of.setdefault(rule, []).append(used)
         broken = [finding for finding in findings if not finding.ok]
         if broken:
             rules = tuple(dict.fromkeys(rule for finding in broken for rule in finding.rules))
-            raise Mismatch(f"{Verdict(None, findings)} [{case}, {self.dtype}]", self.snippet(case), rules)
+            raise Mismatch(f"{Verdict(None, findings)} [{case}, {self.dtype}]", self.snippet(case), rules, case)
 
     def snippet(self, case: Case) -> str:
-        return case.snippet(self.name, self.dtype)
+        return case.snippet(self.name, self.dtype, self.device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -16,6 +17,7 @@ from tokenmerge.spec.schedule import kth_tokens_out, kth_width, tokens_removed
 Array = np.ndarray[Any, Any]
 ORDER = {"grouped": "TOME-7", "positional": "TOME-8", "score": "TOME-9"}
 SPECIAL = {"bipartite": (), "kth": ("TOME-10",), "random": ("TOME-11",)}
+COUNT = {"bipartite": ("TOME-1",), "kth": ("TOME-10",), "random": ("TOME-1", "TOME-11")}
 
 
 def normalize(metric: Rounded) -> Rounded:
@@ -30,11 +32,29 @@ def normalize(metric: Rounded) -> Rounded:
 
 def certify(case: Case, outcome: Outcome) -> list[Finding]:
     """Structure, decisions and values of an outcome."""
-    findings = check_laws(outcome)
     metric = outcome.inputs.get("metric", outcome.inputs["x"])
-    for i in range(len(metric)):
-        findings += _Sample(case, outcome, metric, i).findings()
-    return findings
+    samples = [_Sample(case, outcome, metric, i).findings() for i in range(len(metric))]
+    return [*(finding for findings in samples for finding in findings), *check_laws(outcome)]
+
+
+def differences(case: Case, outcome: Outcome, want: Array) -> tuple[str, ...]:
+    """The rules by which assignments differ: who merges, with whom, or where the slots are."""
+    matching, order = case.config.get("matching", "bipartite"), case.config.get("order", "grouped")
+    if matching != "bipartite":
+        return SPECIAL[matching]
+    rules = []
+    for i, slots in enumerate(outcome.plan["assignment"]):
+        real = np.flatnonzero(outcome.inputs["mask"][i]) if "mask" in outcome.inputs else np.arange(len(slots))
+        got, wanted = (_partners(row[real]) for row in (slots, want[i]))
+        rules += ["TOME-6", "TOME-3"] * (got.keys() != wanted.keys())
+        rules += ["TOME-5"] * any(got[a] != wanted[a] for a in got.keys() & wanted.keys())
+    return tuple(dict.fromkeys(rules)) or (ORDER[order],)
+
+
+def _partners(slots: Array) -> dict[int, int]:
+    """The odd token that each merged even token shares a slot with."""
+    odd = {int(slots[b]): b for b in range(1, len(slots), 2)}
+    return {a: odd[int(slots[a])] for a in range(0, len(slots), 2) if int(slots[a]) in odd}
 
 
 class _Sample:
@@ -44,7 +64,7 @@ class _Sample:
         config = {"r": None, "protected": 0, "order": "grouped", "matching": "bipartite", "k": None} | case.config
         self.i, self.r, self.protected, self.k = i, config["r"], config["protected"], config["k"]
         self.order, self.matching = config["order"], config["matching"]
-        self.special = SPECIAL[self.matching]
+        self.special, self.count = SPECIAL[self.matching], COUNT[self.matching]
         mask = outcome.inputs.get("mask")
         self.all = metric.shape[1]
         self.real = np.arange(self.all) if mask is None else np.flatnonzero(mask[i])
@@ -61,7 +81,7 @@ class _Sample:
 
     def findings(self) -> list[Finding]:
         used, width = self._expected_slots()
-        found = [exactly(f"plan.num_tokens_out[{self.i}]", self.width, width, "TOME-1", *self.special)]
+        found = [exactly(f"plan.num_tokens_out[{self.i}]", self.width, width, *self.count), *self._protected()]
         if self.padded:
             found.append(exactly(f"plan.mask[{self.i}]", self.mask, np.arange(width) < used, "TOME-12"))
             padding = np.setdiff1d(np.arange(self.all), self.real)
@@ -71,7 +91,7 @@ class _Sample:
         else:
             found.append(exactly(f"plan.mask[{self.i}]", self.mask, None, "TOME-12"))
         filled = np.unique(self.slots)
-        found.append(exactly(f"slots in use[{self.i}]", filled.astype(int), np.arange(used), "TOME-1", *self.special))
+        found.append(exactly(f"slots in use[{self.i}]", filled.astype(int), np.arange(used), *self.count))
         if any(not each.ok for each in found):
             return found
         if self.matching != "kth" and tokens_removed(self.n, self.r, self.protected) == 0:
@@ -86,17 +106,25 @@ class _Sample:
         removed = tokens_removed(self.n, self.r, self.protected)
         return self.n - removed, self.all - tokens_removed(self.all, self.r, self.protected)
 
+    def _protected(self) -> list[Finding]:
+        """Protected tokens are in front, each alone in its slot."""
+        first, others = self.slots[: self.protected], self.slots[self.protected :]
+        shared = np.intersect1d(first, others)
+        return [
+            exactly(f"slots of the protected tokens[{self.i}]", first.astype(int), np.arange(len(first)), "TOME-4"),
+            exactly(f"slots that protected tokens share[{self.i}]", shared.astype(int), np.zeros(0, int), "TOME-4"),
+        ]
+
     def _bipartite(self) -> list[Finding]:
         position = np.arange(self.n)
         free = position >= self.protected
         a, b = position[free & (position % 2 == 0)], position[free & (position % 2 == 1)]
-        # a token of A is merged if a token of B has its slot
-        slot_of_b = {int(self.slots[token]): token for token in b}
-        merged = np.array([token for token in a if int(self.slots[token]) in slot_of_b], int)
-        unmerged = np.setdiff1d(a, merged)
-        target = np.array([slot_of_b[int(self.slots[token])] for token in merged], int)
+        merged, unmerged, target = self._matched(a, b)
+        layout = self._laid_out(a, b)
+        if not layout.ok and self._laid_out(b, a).ok:
+            return [replace(layout, rules=("TOME-3",))]  # as if odd tokens had looked for even ones
         removed = tokens_removed(self.n, self.r, self.protected)
-        count = exactly(f"tokens merged[{self.i}]", len(merged), removed, "TOME-3", "TOME-4", "TOME-1")
+        count = exactly(f"even tokens merged into odd ones[{self.i}]", len(merged), removed, "TOME-3")
         if not count.ok:
             return [count]
 
@@ -105,20 +133,33 @@ class _Sample:
         row = {token: place for place, token in enumerate(a)}
         rows = [row[token] for token in merged]
         found = [count, self._optimal(similarity, a, b, rows, target, "TOME-5")]
-        found.append(self._ranked("merged before", a, best_low, best_high, rows, [row[t] for t in unmerged], "TOME-6"))
+        # a token that is left out may be ranked wrongly, or have found no partner at all
+        back = [row[token] for token in unmerged]
+        found.append(self._ranked("merged before", a, best_low, best_high, rows, back, "TOME-6", "TOME-3"))
+        if self.order == "score":
+            behind = [row[token] for token in unmerged[np.argsort(self.slots[unmerged])]]
+            for better, worse in pairwise(behind):
+                found.append(self._ranked("in front of", a, best_low, best_high, [better], [worse], "TOME-9"))
+        return [*found, layout]
 
+    def _matched(self, a: Array, b: Array) -> tuple[Array, Array, Array]:
+        """Tokens of `a` that share the slot of a token of `b`, those that do not, and the partners of the first."""
+        slot_of_b = {int(self.slots[token]): token for token in b}
+        merged = np.array([token for token in a if int(self.slots[token]) in slot_of_b], int)
+        target = np.array([slot_of_b[int(self.slots[token])] for token in merged], int)
+        return merged, np.setdiff1d(a, merged), target
+
+    def _laid_out(self, a: Array, b: Array) -> Finding:
+        """Given which tokens of `a` merged with which of `b`, and in order "score" their order, slots are in order."""
+        merged, unmerged, target = self._matched(a, b)
         first = list(range(self.protected))
         if self.order == "positional":
             survivors = first + sorted([*unmerged, *b])
         elif self.order == "grouped":
             survivors = [*first, *unmerged, *b]
         else:
-            unmerged = unmerged[np.argsort(self.slots[unmerged])]
-            rows = [row[token] for token in unmerged]
-            for better, worse in pairwise(rows):
-                found.append(self._ranked("in front of", a, best_low, best_high, [better], [worse], "TOME-9"))
-            survivors = [*first, *unmerged, *b]
-        return [*found, self._layout(self._assign(survivors, merged, target), ORDER[self.order], "TOME-4")]
+            survivors = [*first, *unmerged[np.argsort(self.slots[unmerged])], *b]
+        return self._layout(self._assign(survivors, merged, target), ORDER[self.order])
 
     def _kth(self) -> list[Finding]:
         full = max(self.n - self.protected, 0) // self.k
@@ -146,7 +187,7 @@ class _Sample:
         if len(sources):
             similarity = self.m[sources] @ self.m[among].T
             found.append(self._optimal(similarity, sources, among, list(range(len(sources))), target, *self.special))
-        return [*found, self._layout(self._assign(survivors, sources, target), *self.special, "TOME-4")]
+        return [*found, self._layout(self._assign(survivors, sources, target), *self.special)]
 
     def _optimal(self, similarity: Rounded, a: Array, b: Array, rows: list[int], target: Array, *rules: str) -> Finding:
         """Every source's target has a similarity that may be the largest of its row."""
@@ -172,23 +213,23 @@ class _Sample:
         return Finding(what, float(used[worst]), (*rules, "TOME-2"), message)
 
     def _ranked(
-        self, what: str, a: Array, low: Array, high: Array, front: list[int], back: list[int], rule: str
+        self, what: str, a: Array, low: Array, high: Array, front: list[int], back: list[int], *rules: str
     ) -> Finding:
         """Every row in front may have a maximum at least as large as every row behind."""
         name = f"ranking of the sources[{self.i}]"
         if not front or not back:
-            return Finding(name, 0.0, (rule,))
+            return Finding(name, 0.0, rules)
         middle, error = (low + high) / 2, (high - low) / 2
         worst_front, best_back = min(front, key=lambda row: high[row]), max(back, key=lambda row: low[row])
         short, allowed = middle[best_back] - middle[worst_front], error[best_back] + error[worst_front]
         used = max(0.0, float(short / allowed)) if short > 0 else 0.0
         if used <= 1:
-            return Finding(name, used, (rule,))
+            return Finding(name, used, rules)
         message = (
             f"in sample {self.i} token {self.real[a[worst_front]]} is {what} token {self.real[a[best_back]]}, "
             f"whose best similarity is larger by {short:.3g}, more than rounding explains ({allowed:.3g})"
         )
-        return Finding(name, used, (rule, "TOME-2"), message)
+        return Finding(name, used, (rules[0], "TOME-2", *rules[1:]), message)
 
     def _assign(self, survivors: list[Any], sources: Array, target: Array) -> Array:
         slots = np.full(self.n, -1)

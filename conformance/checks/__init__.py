@@ -7,9 +7,11 @@ from tokenmerge.conformance.checks import (
     composition,
     decisions,
     errors,
+    formulas,
     gradients,
     independence,
     information_bottleneck,
+    options,
     storage,
 )
 from tokenmerge.conformance.checks.check import CHECKS, Check
@@ -21,8 +23,10 @@ __all__ = [
     "composition",
     "decisions",
     "errors",
+    "formulas",
     "gradients",
     "independence",
     "information_bottleneck",
+    "options",
     "storage",
 ]

@@ -13,7 +13,7 @@ from tokenmerge.conformance.plan import apply
 from tokenmerge.conformance.rounding import Rounded, softmax, working
 from tokenmerge.conformance.strategies import masks, seeds
 from tokenmerge.conformance.subject import Mismatch, Subject
-from tokenmerge.conformance.verdict import Finding, within
+from tokenmerge.conformance.verdict import Finding, exactly, within
 
 
 class _Inputs:
@@ -22,11 +22,12 @@ class _Inputs:
     def __init__(self, subject: Subject, arrays: dict[str, Any]) -> None:
         module, dtype = subject.module, subject.dtype
         self.given, self.seen = {}, {}
-        for name, array in arrays.items():
-            if array is not None:
-                kind = None if array.dtype.kind != "f" else working(dtype) if name == "size" else dtype
-                self.given[name] = module.from_numpy(array, kind, subject.device)
-                self.seen[name] = to_numpy(module, self.given[name])
+        with context(module, dtype):
+            for name, array in arrays.items():
+                if array is not None:
+                    kind = None if array.dtype.kind != "f" else working(dtype) if name == "size" else dtype
+                    self.given[name] = module.from_numpy(array, kind, subject.device)
+                    self.seen[name] = to_numpy(module, self.given[name])
 
 
 def _demand(subject: Subject, finding: Finding, about: str) -> None:
@@ -90,9 +91,9 @@ def values(subject: Subject, data: Any) -> None:
     given = dict(inputs.given)
     module, dtype = subject.module, subject.dtype
     with context(module, dtype):
-        got = to_numpy(
-            module, module.attention.attention(given.pop("query"), given.pop("key"), given.pop("value"), **given)
-        )
+        made = module.attention.attention(given.pop("query"), given.pop("key"), given.pop("value"), **given)
+        got = to_numpy(module, made)
+    _demand(subject, exactly("attention.dtype", str(made.dtype).rpartition(".")[2], dtype), "attention")
     for i in range(b):
         for head in range(2):
             value = Rounded.exact(inputs.seen["value"][i, head], dtype)

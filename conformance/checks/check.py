@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from tokenmerge.conformance.rules import rules
-from tokenmerge.conformance.subject import Subject
+from tokenmerge.conformance.subject import Mismatch, Subject
 
 TIERS = {1: "exact", 2: "certified", 3: "rounding"}
 Function = Callable[[Subject, Any], None]
@@ -85,6 +86,16 @@ def check_each(
         return function
 
     return register
+
+
+@contextmanager
+def blame(*rules: str) -> Iterator[None]:
+    """What goes wrong inside is first of all about these rules."""
+    try:
+        yield
+    except Mismatch as error:
+        named = tuple(dict.fromkeys((*rules, *error.rules)))
+        raise Mismatch(error.message, error.snippet, named, error.case) from None
 
 
 def _expand(given: tuple[str, ...]) -> tuple[str, ...]:

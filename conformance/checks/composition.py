@@ -11,7 +11,7 @@ from tokenmerge.conformance.case import context, give, make_merger, read, to_num
 from tokenmerge.conformance.checks.check import check_each
 from tokenmerge.conformance.plan import sample_plans, weights
 from tokenmerge.conformance.rounding import Rounded
-from tokenmerge.conformance.strategies import cases
+from tokenmerge.conformance.strategies import cases, sizes
 from tokenmerge.conformance.subject import Subject
 from tokenmerge.conformance.verdict import within
 
@@ -26,9 +26,11 @@ def compose(subject: Subject, data: Any, merger: str) -> None:
     case = data.draw(cases(merger, "generic", padded, options, (2, 9)), label="first layer")
     b, n, _ = case.inputs["x"].shape
     # a group whose sizes are all zero is averaged plainly, which is not a product of matrices (docs/plan.md)
-    case.inputs["size"] = np.maximum(case.inputs.get("size", np.ones((b, n))), 1)
+    case.inputs["size"] = np.maximum(data.draw(sizes((b, n)), label="sizes"), 1)
     first = subject.run(case)
-    then = data.draw(st.sampled_from(["tome", "ats", "ltm"]), label="second merger")
+    then = data.draw(
+        st.sampled_from([name for name in ("tome", "ats", "ltm") if name in module.MERGERS]), label="second merger"
+    )
     mask = first.mask
     if then == "ats" and mask is not None and not mask[:, :1].all():
         mask = None
@@ -38,7 +40,7 @@ def compose(subject: Subject, data: Any, merger: str) -> None:
     with context(module, dtype):
         arrays = give(case_two, module, dtype, subject.device)
         seen = {name: to_numpy(module, array) for name, array in arrays.items()}
-        result = make_merger(case_two, module)(arrays.pop("x"), size=first.result.size, **arrays)
+        result = make_merger(case_two, module, subject.device)(arrays.pop("x"), size=first.result.size, **arrays)
         second = read(result, seen, first.result.size, module, dtype)
         size = give(case, module, dtype, subject.device)["size"]
         got = to_numpy(module, module.compose(first.result.plan, result.plan, size=size).matrix(size))

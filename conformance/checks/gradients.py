@@ -73,7 +73,7 @@ def gradient(subject: Subject, data: Any, merger: str) -> None:
         case.inputs["size"] = np.maximum(case.inputs["size"], 1)
     with context(module, subject.dtype):
         arrays = give(case, module, subject.dtype, subject.device)
-        made = make_merger(case, module)
+        made = make_merger(case, module, subject.device)
         out = made(**arrays).tokens
         upstream = np.random.default_rng(0).standard_normal(out.shape)
         weight = module.from_numpy(upstream, subject.dtype, subject.device)

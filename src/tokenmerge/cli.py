@@ -96,16 +96,28 @@ def demo(
 
 @app.command()
 def conformance(
-    backend: Annotated[str, typer.Option(metavar="NAME", help="A known backend, or the dotted name of a module.")],
+    backend: Annotated[str, typer.Option(metavar="NAME", help="A known backend, or the dotted name of a module.")] = "",
+    device: Annotated[str, typer.Option(metavar="NAME", help="One of the backend's devices; else its default.")] = "",
     dtype: Annotated[str, typer.Option(metavar="NAMES", help="Dtypes with commas between; else all it has.")] = "",
     merger: Annotated[str, typer.Option(metavar="NAMES", help="Mergers with commas between; else all.")] = "",
-    level: Annotated[str, typer.Option(help="How many examples: quick, ci or deep.")] = "ci",
+    level: Annotated[str, typer.Option(metavar="LEVEL", help="How many examples: quick, ci or deep.")] = "ci",
     seed: Annotated[int | None, typer.Option(help="Of the examples; else the same ones every time.")] = None,
+    skips: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Checks to leave out, a line each: check [@ dtype]: reason.")
+    ] = None,
     json: Annotated[Path | None, typer.Option(metavar="FILE", help="A report for machines.")] = None,
+    html: Annotated[Path | None, typer.Option(metavar="FILE", help="A report as one page, to look at or show.")] = None,
+    show: Annotated[bool, typer.Option("--list", help="Print the rules and the checks that prove them.")] = False,
+    self_test: Annotated[
+        bool, typer.Option("--self-test", help="Show that the suite catches backends broken on purpose.")
+    ] = False,
 ) -> None:
-    """Prove that a backend agrees with the spec, or show where it does not."""
+    """Prove that a backend agrees with the spec, or show where it does not.
+
+    Exit status: 0 if every check passed, 1 if one failed, 2 for a mistake in the command, 130 after Ctrl-C.
+    """
     try:
-        from tokenmerge.conformance.command import conformance as run
+        from tokenmerge.conformance import command
     except ModuleNotFoundError as error:
         if error.name != "hypothesis":
             raise
@@ -114,5 +126,28 @@ def conformance(
     def names(option: str) -> tuple[str, ...]:
         return tuple(name.strip() for name in option.split(",") if name.strip())
 
-    status = run(backend, dtypes=names(dtype), mergers=names(merger), level=level, seed=seed, json=json)
+    given = {"--skips": skips, "--json": json, "--html": html, "--backend": backend or None}
+    alone = "--list" if show else "--self-test" if self_test else ""
+    extra = [name for name, value in given.items() if alone and value is not None]
+    if extra or (show and self_test):
+        raise ValueError(f"conformance: {alone} must be without {', '.join(extra) or '--self-test'}")
+    if show:
+        raise typer.Exit(command.print_rules(names(merger)))
+    if self_test:
+        from tokenmerge.conformance.self_test import run_self_test
+
+        raise typer.Exit(run_self_test(level, seed))
+    if not backend:
+        raise ValueError("conformance: --backend must be given (`tokenmerge backends` lists those that are known)")
+    status = command.conformance(
+        backend,
+        device=device or None,
+        dtypes=names(dtype),
+        mergers=names(merger),
+        level=level,
+        seed=seed,
+        skips=skips,
+        json=json,
+        html=html,
+    )
     raise typer.Exit(status)

@@ -1,0 +1,121 @@
+"""Single sentences of the spec that random cases touch too rarely, or only together with others."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from hypothesis import strategies as st
+
+from tokenmerge.conformance import ats
+from tokenmerge.conformance.case import Case, context, give, to_numpy
+from tokenmerge.conformance.checks.check import check
+from tokenmerge.conformance.judge import precision_first
+from tokenmerge.conformance.rounding import Rounded, working
+from tokenmerge.conformance.strategies import CHANNELS
+from tokenmerge.conformance.subject import Subject
+from tokenmerge.conformance.verdict import exactly, within
+
+# Tokens and a ratio whose product of binary numbers is larger than that of the decimal ones, which is an integer.
+DECIMALS = [(25, 0.28), (25, 0.56), (50, 0.14), (100, 0.55)]
+
+
+# How far vectors are apart whose similarities the next lower precision cannot tell from one another.
+NEAR = {"float32": 1e-3, "float64": 1e-6}
+
+
+@check(
+    "tome-precision",
+    2,
+    "Vectors that nearly agree are told apart: similarity is computed in float32, or in float64 for float64.",
+    "PLAN-8",
+    share=0.3,
+)
+def precision(subject: Subject, data: Any) -> None:
+    case = data.draw(subject.cases("tome", "generic"))
+    metric = case.inputs["metric"]
+    case.inputs["metric"] = 1 + NEAR.get(subject.dtype, 0.05) * metric
+    subject.judge(case)
+
+
+@check(
+    "ats-scores",
+    3,
+    "Scores are those of the formula; only the class token's row of the attention matters; masked tokens score 0.",
+    "ATS-1",
+    "ATS-2",
+    "ATS-7",
+    "ATS-9",
+    needs="ats",
+)
+def scores(subject: Subject, data: Any) -> None:
+    case = data.draw(subject.cases("ats", "generic"))
+    module, score = subject.module, case.config["score"]
+    if not hasattr(module.ats, "scores"):
+        return
+    with context(module, subject.dtype):
+        arrays = give(case, module, subject.dtype, subject.device)
+        seen = {name: to_numpy(module, array) for name, array in arrays.items()}
+        attn, mask = arrays["attn"], arrays.get("mask")
+        row = attn if attn.ndim == 3 else attn[:, :, 0]
+        got, of_row = (
+            to_numpy(module, module.ats.scores(each, arrays["value"], score=score, mask=mask)) for each in (attn, row)
+        )
+    subject.demand(case, exactly("scores of the whole attention, by those of its class row", got, of_row, "ATS-9"))
+    for i, scored in enumerate(got):
+        real = seen["mask"][i, 1:] if "mask" in seen else np.ones(len(scored), bool)
+        attention, value = (Rounded.exact(seen[name][i], subject.dtype) for name in ("attn", "value"))
+        want = ats.scores(attention, value, score, real)
+        finding = within(f"scores[{i}]", scored, want, "ATS-1" if score == "per_head" else "ATS-2")
+        subject.budgets.append(finding.used)
+        masked = exactly(f"scores of masked tokens[{i}]", scored[~real], np.zeros((~real).sum()), "ATS-7")
+        subject.demand(case, masked, precision_first(finding, subject.dtype))
+
+
+@check(
+    "patch_merger-offset",
+    3,
+    "Tokens whose channels lie far from zero, close together, are normalized like all others: nothing cancels.",
+    "PM-1",
+    share=0.3,
+)
+def offset(subject: Subject, data: Any) -> None:
+    case = data.draw(subject.cases("patch_merger", "generic"))
+    case.config.pop("eps", None)  # without it a constant token amplifies rounding without limit
+    case.inputs["x"] += 1000.0 if working(subject.dtype) == subject.dtype else 30.0
+    subject.judge(case)
+
+
+@check(
+    "ltm-ratio",
+    1,
+    "The ratio is the decimal number that was written: 0.28 of 25 tokens are 7, in a padded batch, too.",
+    "LTM-1",
+    share=0.3,
+)
+def ratio(subject: Subject, data: Any) -> None:
+    n, part = data.draw(st.sampled_from(DECIMALS), label="tokens and ratio")
+    padding = data.draw(st.sampled_from([0, 3]), label="padding")
+    inputs = {"x": np.random.default_rng(n).standard_normal((1, n + padding, CHANNELS))}
+    if padding:
+        inputs["mask"] = np.arange(n + padding)[None] < n
+    config = {"dim": CHANNELS, "compression_ratio": part}
+    case = Case("ltm", config, inputs, {"weight": np.zeros(CHANNELS, np.float32)})
+    outcome = subject.judge(case)
+    slots = int(outcome.mask.sum()) if outcome.mask is not None else outcome.tokens.shape[1]
+    subject.demand(case, exactly("slots in use", slots, round(n * part), "LTM-1"))
+
+
+@check(
+    "ltm-first-mask",
+    3,
+    "With a weight of zero the mask is the first one: smoothed average pooling, or what was given.",
+    "LTM-2",
+    "LTM-3",
+    "LTM-7",
+    share=0.5,
+)
+def first_mask(subject: Subject, data: Any) -> None:
+    case = data.draw(subject.cases("ltm", "generic"))
+    case.params["weight"][:] = 0
+    subject.judge(case)

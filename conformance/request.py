@@ -1,0 +1,134 @@
+"""What is asked of the suite. Everything that can be wrong with it is found here, before any check runs."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from types import ModuleType
+
+from tokenmerge.backends import get_backend
+from tokenmerge.conformance.checks import CHECKS, Check
+from tokenmerge.conformance.checks.check import MERGERS
+from tokenmerge.conformance.runner import LEVELS, Result, not_run, run_check, select
+from tokenmerge.conformance.skips import Skips, reason_to_skip
+from tokenmerge.conformance.subject import Subject
+from tokenmerge.spec.arguments import check_choice
+
+# A deep run is a whole ci run first: stopped at any time, it has seen every rule.
+ROUNDS = {"quick": ("quick",), "ci": ("ci",), "deep": ("ci", "deep")}
+
+
+@dataclass(frozen=True)
+class Request:
+    """A backend and what to check of it; made by `request`.
+
+    Attributes:
+        backend, module: as it was asked for, and what that is.
+        device: where its arrays live; None for its default.
+        dtypes, checks: what runs.
+        level, seed: how many examples, and which.
+        skips: checks that are left out, with the reasons.
+    """
+
+    backend: str
+    module: ModuleType
+    device: str | None
+    dtypes: tuple[str, ...]
+    checks: tuple[Check, ...]
+    level: str = "ci"
+    seed: int | None = None
+    skips: Skips = field(default_factory=dict)
+
+    def rounds(self) -> Iterator[tuple[str, str, Check]]:
+        """Every level, dtype and check, in the order in which they run."""
+        for level in ROUNDS[self.level]:
+            for dtype in self.dtypes:
+                for check in self.checks:
+                    yield level, dtype, check
+
+    def run(self, dtype: str, check: Check, level: str | None = None) -> Result:
+        """Run one check, unless it does not apply or is skipped."""
+        subject = Subject(self.backend, self.module, dtype, self.device)
+        reason = reason_to_skip(self.skips, check.id, dtype)
+        if reason and check.applies(subject) is None:
+            return not_run(check, dtype, "skipped", reason)
+        return run_check(subject, check, level or self.level, self.seed)
+
+
+def request(
+    backend: str,
+    *,
+    device: str | None = None,
+    dtypes: tuple[str, ...] = (),
+    mergers: tuple[str, ...] = (),
+    level: str = "ci",
+    seed: int | None = None,
+    skips: Skips | None = None,
+) -> Request:
+    """Check what is asked for.
+
+    Args:
+        backend: a name known to the registry, or the dotted name of a module.
+        device: one of the backend's `devices()`; None for its default.
+        dtypes: some of the backend's `DTYPES`; none for all.
+        mergers: some of the backend's; none for all.
+        level: a key of `LEVELS`.
+        seed: of the examples; None for the same ones in every run.
+        skips: see `tokenmerge.conformance.skips`.
+
+    Raises:
+        ValueError: an unknown backend, device, dtype, merger or level.
+        ImportError: the backend does not import.
+
+    >>> request("numpy", dtypes=("bfloat16",))
+    Traceback (most recent call last):
+    ...
+    ValueError: conformance: `dtype` must be one of 'float16', 'float32', 'float64', got 'bfloat16' \
+(did you mean 'float16'?)
+    """
+    check_choice("conformance", "level", level, LEVELS)
+    module = load(backend)
+    if device is not None:
+        check_choice("conformance", "device", device, module.devices())
+    for dtype in dtypes:
+        check_choice("conformance", "dtype", dtype, module.DTYPES)
+    for merger in mergers:
+        check_choice("conformance", "merger", merger, [name for name in MERGERS if name in module.MERGERS])
+    return Request(
+        backend,
+        module,
+        device,
+        tuple(dict.fromkeys(dtypes)) or tuple(module.DTYPES),
+        tuple(select(mergers or MERGERS)),
+        level,
+        seed,
+        skips or {},
+    )
+
+
+def load(backend: str) -> ModuleType:
+    """The backend's module; whatever goes wrong on import is one sentence.
+
+    Raises:
+        ValueError: there is no such backend.
+        ImportError: it does not import.
+    """
+    try:
+        return get_backend(backend)
+    except (Exception, SystemExit) as error:  # a module may do anything on import
+        sentence = str(error)
+        if sentence.startswith(("get_backend: ", 'backend "')):  # written for a user
+            raise
+        said = f"{type(error).__name__}: {sentence.splitlines()[0]}" if sentence else type(error).__name__
+        frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith("<frozen")]
+        # a SyntaxError says itself where it is
+        where = "" if isinstance(error, SyntaxError) else f" ({frames[-1].filename}, line {frames[-1].lineno})"
+        raise ImportError(
+            f"conformance: `backend` must be a module that can be imported, got {backend!r}, which raised {said}{where}"
+        ) from error
+
+
+def all_ids() -> list[str]:
+    """The id of every check, whatever was asked for: a skip of another merger's check is not a mistake."""
+    return list(CHECKS)

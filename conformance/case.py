@@ -44,7 +44,7 @@ class Case:
         arrays = ", ".join(f"{name} {array.shape}" for name, array in self.inputs.items())
         return f"{self.merger}({options}) of {arrays}"
 
-    def snippet(self, backend: str, dtype: str, device: str | None = None) -> str:
+    def snippet(self, backend: str, dtype: str, device: str | None = None, exact: bool = False) -> str:
         """A program that repeats the call on the backend and on the spec and prints both."""
         where = "" if device is None else f", {device!r}"
         lines = [
@@ -58,7 +58,7 @@ class Case:
             *(f"    {name!r}: {literal(array)}," for name, array in self.params.items()),
             "})",
             f"outcome = run_case(case, {backend!r}, {dtype!r}{where})",
-            "print(outcome.plan, judge(case, outcome), sep='\\n')",
+            f"print(outcome.plan, judge(case, outcome{', exact=True' if exact else ''}), sep='\\n')",
         ]
         return "\n".join(lines)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from hypothesis import HealthCheck, Phase, Verbosity, given, settings
@@ -61,19 +60,6 @@ class Result:
 def select(mergers: tuple[str, ...] = MERGERS) -> list[Check]:
     """The checks of some mergers, and those that belong to none."""
     return [check for check in CHECKS.values() if check.room in mergers or check.room not in MERGERS]
-
-
-def run_checks(subject: Subject, checks: list[Check], level: str = "ci", seed: int | None = None) -> Iterator[Result]:
-    """Run checks one after the other.
-
-    Args:
-        subject: the backend, in one dtype.
-        checks: which ones, see `select`.
-        level: how many examples, a key of `LEVELS`.
-        seed: of Hypothesis; None for examples that are the same in every run.
-    """
-    for check in checks:
-        yield run_check(subject, check, level, seed)
 
 
 def run_check(subject: Subject, check: Check, level: str = "ci", seed: int | None = None) -> Result:

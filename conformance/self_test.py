@@ -76,17 +76,15 @@ def self_test(level: str = "ci", seed: int | None = None) -> Iterator[Kill]:
 
 
 def print_kill_table(console: Console, kills: list[Kill]) -> None:
-    """One row per mutant, then how many were killed and which survived."""
+    """One row per mutant, then how many were killed and which were not, or without naming the rule."""
     rows = Table(title="Mutants", box=box.SIMPLE_HEAD, title_justify="left", title_style="bold")
-    for heading in ("mutant", "rule", "killed by", "named"):
+    for heading in ("mutant", "rule", "named"):
         rows.add_column(heading, no_wrap=True)
     rows.add_column("seconds", justify="right")
+    rows.add_column("killed by", overflow="fold")
     for each in kills:
         killed = each.checks[-1] if each.killed else "[bold red]survived[/]"
-        named = " ".join(f"[green]{rule}[/]" if rule == each.mutant.rule else f"[dim]{rule}[/]" for rule in each.rules)
-        if each.killed and not each.named:
-            named = f"[bold red]not[/] {named}"
-        rows.add_row(each.mutant.name, each.mutant.rule, killed, named, f"{each.seconds:.1f}")
+        rows.add_row(each.mutant.name, each.mutant.rule, _named(each), f"{each.seconds:.1f}", killed)
     console.print(rows)
     for each in kills:
         if not each.named:
@@ -94,6 +92,15 @@ def print_kill_table(console: Console, kills: list[Kill]) -> None:
     good = sum(each.named for each in kills)
     colour = "green" if good == len(kills) else "bold red"
     console.print(f"[{colour}]{good} of {len(kills)} mutants killed, and the broken rule named[/]", highlight=False)
+
+
+def _named(found: Kill) -> str:
+    """The rules that were named, the likeliest first, at most three of them."""
+    more = f" +{len(found.rules) - 3}" if len(found.rules) > 3 else ""
+    style = {True: "green", False: "dim"}
+    names = " ".join(f"[{style[rule == found.mutant.rule]}]{rule}[/]" for rule in found.rules[:3])
+    wrong = "[bold red]not[/] " if found.killed and not found.named else ""
+    return f"{wrong}{names}{more}"
 
 
 def run_self_test(level: str = "ci", seed: int | None = None) -> int:

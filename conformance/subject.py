@@ -73,11 +73,11 @@ class Subject:
         outcome = self.run(case)
         verdict = judge(case, outcome, exact)
         self.budgets.append(verdict.budget_used)
-        self.demand(case, *verdict.findings)
+        self.demand(case, *verdict.findings, exact=exact)
         return outcome
 
-    def demand(self, case: Case, *findings: Finding) -> None:
-        """Raise `Mismatch` unless all findings are good."""
+    def demand(self, case: Case, *findings: Finding, exact: bool = False) -> None:
+        """Raise `Mismatch` unless all findings are good; `exact` is how they were judged."""
         worst: dict[str, float] = {}
         for finding in findings:
             for rule in finding.rules or ("",):
@@ -87,7 +87,7 @@ class Subject:
         broken = [finding for finding in findings if not finding.ok]
         if broken:
             rules = tuple(dict.fromkeys(rule for finding in broken for rule in finding.rules))
-            raise Mismatch(f"{Verdict(None, findings)} [{case}, {self.dtype}]", self.snippet(case), rules, case)
+            raise Mismatch(f"{Verdict(None, findings)} [{case}, {self.dtype}]", self.snippet(case, exact), rules, case)
 
-    def snippet(self, case: Case) -> str:
-        return case.snippet(self.name, self.dtype, self.device)
+    def snippet(self, case: Case, exact: bool = False) -> str:
+        return case.snippet(self.name, self.dtype, self.device, exact)

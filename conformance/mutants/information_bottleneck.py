@@ -7,7 +7,7 @@ from tokenmerge.conformance.mutants.mutant import Mutant
 
 
 def _mutant(name: str, rule: str, what: str, old: str, new: str) -> Mutant:
-    return Mutant(f"information_bottleneck-{name}", rule, what, (Edit("information_bottleneck", old, new),))
+    return Mutant(f"ib-{name}", rule, what, (Edit("information_bottleneck", old, new),))
 
 
 MUTANTS = (

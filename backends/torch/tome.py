@@ -35,7 +35,7 @@ def normalize(metric: Tensor) -> Tensor:
     m = metric.to(working_dtype(metric))
     if m.shape[-1] == 0:
         return m
-    largest = torch.linalg.vector_norm(m, ord=torch.inf, dim=-1, keepdim=True)
+    largest = m.abs().amax(dim=-1, keepdim=True)  # compilers refuse the infinity norm of an empty batch
     has_direction = (largest > 0) & (largest < torch.inf)  # a NaN is neither
     m = torch.where(has_direction, m / torch.where(has_direction, largest, 1), 0)  # keeps the squares in range
     norm = torch.linalg.vector_norm(m, dim=-1, keepdim=True)

@@ -8,7 +8,8 @@ from tokenmerge.backends.registry import (
     available_backends,
     get_backend,
     get_merger,
+    get_vit,
     register_backend,
 )
 
-__all__ = ["BackendInfo", "available_backends", "get_backend", "get_merger", "register_backend"]
+__all__ = ["BackendInfo", "available_backends", "get_backend", "get_merger", "get_vit", "register_backend"]

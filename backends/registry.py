@@ -14,7 +14,8 @@ from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
 
-from tokenmerge.spec.arguments import check_names
+from tokenmerge.spec.arguments import check_integer, check_names
+from tokenmerge.spec.vit_config import ViTConfig
 
 ENTRY_POINT_GROUP = "tokenmerge.backends"
 
@@ -179,6 +180,39 @@ def get_merger(name: str, *, backend: str = "numpy", **config: Any) -> Any:
             f"get_merger: `name` must be a merger that {backend} has ({', '.join(module.MERGERS)}), got {name!r}"
         )
     return module.MERGERS[name](**config)
+
+
+def get_vit(config: ViTConfig, *, backend: str = "numpy", seed: int = 0) -> Any:
+    """A vision transformer with mergers in its blocks, in one of the backends.
+
+    Args:
+        config: the network, see `ViTConfig`; `config.merging` says which merger sits where.
+        backend: as in `get_merger`.
+        seed: of the first parameters, which are the same in every backend.
+
+    Returns:
+        The framework's own kind of object: a `torch.nn.Module` (images channels first), a Flax `nnx.Module` or a plain
+        object for NumPy (channels last). Calling it on images returns `logits, tokens, size, mask, plans, sizes` and
+        `.plan`, the composed plan. `params()` and `load_params(mapping)` use the names of timm's `VisionTransformer`.
+
+    Raises:
+        TypeError, ValueError: a configuration that contradicts itself, an unknown backend or one without networks.
+        ImportError: the backend's framework is not installed.
+
+    >>> import numpy as np
+    >>> from tokenmerge import ToMeMerging, ViTConfig
+    >>> small = dict(image_size=32, patch_size=4, dim=16, depth=2, heads=2, num_classes=5)
+    >>> out = get_vit(ViTConfig(**small, merging=ToMeMerging(r=8)))(np.zeros((1, 32, 32, 3), np.float32))
+    >>> out.logits.shape, out.tokens.shape
+    ((1, 5), (1, 49, 16))
+    """
+    if not isinstance(config, ViTConfig):
+        raise TypeError(f"get_vit: `config` must be a ViTConfig, got {type(config).__name__}")
+    check_integer("get_vit", "seed", seed, minimum=0)
+    module = get_backend(backend)
+    if not hasattr(module, "ViT"):
+        raise ValueError(f"get_vit: `backend` must be one that has networks (ViT), got {backend!r}")
+    return module.ViT(config, seed=seed)
 
 
 _LOADED: dict[str, ModuleType] = {}

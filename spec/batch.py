@@ -21,17 +21,18 @@ Rules:
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from tokenmerge.spec import arguments, ats, ltm, patch_merger, tome
 from tokenmerge.spec import plan as plans
+from tokenmerge.spec.batch_plan import BatchPlan, compose, sample
 from tokenmerge.spec.calls import Calls
 from tokenmerge.spec.initial import initial_queries
 from tokenmerge.spec.merged import Merged
 from tokenmerge.spec.precision import working_dtype
+from tokenmerge.spec.vit_batch import ViT
 
 Array = np.ndarray[Any, Any]
 check = Calls(np.ndarray)
@@ -39,89 +40,13 @@ check = Calls(np.ndarray)
 NAME = "spec"
 VERSION = np.__version__
 DTYPES = ("float16", "float32", "float64")
-
-
-@dataclass(frozen=True, eq=False)
-class BatchPlan:
-    """The plans of the samples of a batch, with the interface of a backend's plan.
-
-    Args:
-        samples: one plan per sample.
-        shape: a plan of the same shape, which an empty batch takes its shapes from.
-
-    The fields of the samples' plans are here with the batch axis: `assignment`, `indices` or `weights`, and `mask`.
-    """
-
-    samples: tuple[plans.Plan, ...]
-    shape: plans.Plan
-
-    @property
-    def num_tokens_in(self) -> int:
-        return self.shape.num_tokens_in
-
-    @property
-    def num_tokens_out(self) -> int:
-        return self.shape.num_tokens_out
-
-    @property
-    def mask(self) -> Array | None:
-        return None if self.shape.mask is None else self._stack(lambda plan: plan.mask)
-
-    def __getattr__(self, field: str) -> Array:
-        if field not in ("assignment", "indices", "weights") or not hasattr(self.shape, field):
-            raise AttributeError(f"{type(self.shape).__name__} has no {field!r}")
-        return self._stack(lambda plan: getattr(plan, field))
-
-    def matrix(self, size: Array | None = None) -> Array:
-        return self._stack(lambda plan, size: plan.matrix(size), size)
-
-    def share(self) -> Array:
-        return self._stack(lambda plan: plan.share())
-
-    def merge(self, x: Array, size: Array | None = None) -> Array:
-        check.sample("plan", "x", x, "N C", B=len(self.samples), N=self.num_tokens_in)
-        check.optional("plan", "size", size, "N", B=len(self.samples), N=self.num_tokens_in)
-        return self._stack(lambda plan, x, size: plan.merge(x, size), x, size)
-
-    def merge_size(self, size: Array | None = None) -> Array:
-        return self._stack(lambda plan, size: plan.merge_size(size), size)
-
-    def unmerge(self, y: Array) -> Array:
-        check.sample("plan", "y", y, "P C", B=len(self.samples), P=self.num_tokens_out)
-        return self._stack(lambda plan, y: plan.unmerge(y), y)
-
-    def _stack(self, function: Callable[..., Any], *arrays: Array | None) -> Array:
-        rows = [function(plan, *_sample(arrays, i)) for i, plan in enumerate(self.samples)]
-        if rows:
-            return np.stack(rows)
-        like = np.asarray(
-            function(self.shape, *(None if a is None else np.zeros(a.shape[1:], a.dtype) for a in arrays))
-        )
-        return np.zeros((0, *like.shape), like.dtype)
-
-
-def compose(first: BatchPlan, second: BatchPlan, size: Array | None = None) -> BatchPlan:
-    """The plan of two layers after one another, sample by sample.
-
-    >>> swap = BatchPlan((plans.SelectionPlan(np.array([1, 0])),), plans.SelectionPlan(np.array([1, 0])))
-    >>> compose(swap, swap).indices
-    array([[0, 1]])
-    """
-    samples = (
-        plans.compose(one, two, None if size is None else size[i])
-        for i, (one, two) in enumerate(zip(first.samples, second.samples, strict=True))
-    )
-    return BatchPlan(tuple(samples), plans.compose(first.shape, second.shape))
-
-
-def _sample(arrays: tuple[Array | None, ...], i: int) -> list[Array | None]:
-    return [None if array is None else array[i] for array in arrays]
+__all__ = ["ATS", "DTYPES", "LTM", "MERGERS", "NAME", "VERSION", "BatchPlan", "PatchMerger", "ToMe", "ViT", "compose"]
 
 
 def _plan_each(function: Callable[..., plans.Plan], *arrays: Array | None) -> BatchPlan:
     """`function` of every sample; an empty batch takes its shapes from a blank one."""
     batch = next(len(array) for array in arrays if array is not None)
-    samples = tuple(function(*_sample(arrays, i)) for i in range(batch))
+    samples = tuple(function(*sample(arrays, i)) for i in range(batch))
     return BatchPlan(samples, samples[0] if samples else function(*(_blank(array) for array in arrays)))
 
 
@@ -279,9 +204,9 @@ class PatchMerger(_Merger):
         check.tokens("patch_merger", x, size, C=self.dim)
         plan = self.plan(x, mask=mask)
         normalized = np.zeros(x.shape, working_dtype(x.dtype))
-        for i, sample in enumerate(x):
+        for i, tokens in enumerate(x):
             own_mask = None if mask is None else mask[i]
-            normalized[i] = patch_merger.inputs(sample, self.scale, self.bias, self.normalize, self.eps, own_mask)
+            normalized[i] = patch_merger.inputs(tokens, self.scale, self.bias, self.normalize, self.eps, own_mask)
         merged = _merged(plan, normalized, size, None)
         return merged._replace(tokens=merged.tokens.astype(x.dtype))
 

@@ -8,16 +8,23 @@
 (2, 13, 8)
 """
 
-from tokenmerge.backends import BackendInfo, available_backends, get_merger, register_backend
+from tokenmerge.backends import BackendInfo, available_backends, get_merger, get_vit, register_backend
 from tokenmerge.params import load_params, save_params
 from tokenmerge.spec.merged import Merged
 from tokenmerge.spec.schedule import merge_schedule
+from tokenmerge.spec.vit_config import AtsMerging, LtmMerging, PatchMergerMerging, ToMeMerging, ViTConfig
 
 __all__ = [
+    "AtsMerging",
     "BackendInfo",
+    "LtmMerging",
     "Merged",
+    "PatchMergerMerging",
+    "ToMeMerging",
+    "ViTConfig",
     "available_backends",
     "get_merger",
+    "get_vit",
     "load_params",
     "merge_schedule",
     "register_backend",

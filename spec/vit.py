@@ -1,0 +1,252 @@
+"""The vision transformer around the mergers: where each one sits, and what sizes and masks do there (docs/vit.md).
+
+A block is `x + LS(attention(norm1(x)))`, then `x + LS(MLP(norm2(x)))`, as in timm.
+
+- ToMe merges between the two, by the keys averaged over heads (after `qk_norm`); from then on attention is proportional
+  unless it was switched off (ToMe, section 3).
+- ATS sits inside the attention: the class row scores the tokens, only the chosen ones attend, and the residual stream
+  keeps the same ones. Distillation and register tokens are always kept and take no part in the sampling.
+- LTM merges between the two, by the residual stream; its mask is the next one's prior where the shapes repeat.
+- PatchMerger sits between two blocks. Its tokens are answers to queries, not groups of patches: sizes start again at
+  one and pooling is their plain mean.
+
+Inference only: dropout and stochastic depth belong to the frameworks that train.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from tokenmerge.spec import ats, ltm, patch_merger, tome
+from tokenmerge.spec.attention import attention, attention_weights
+from tokenmerge.spec.patch_merger import layer_norm
+from tokenmerge.spec.plan import DensePlan, PartitionPlan, Plan, SelectionPlan, compose
+from tokenmerge.spec.pooling import mean_pool
+from tokenmerge.spec.precision import working_dtype
+from tokenmerge.spec.vit_config import ViTConfig
+from tokenmerge.spec.vit_steps import Step, steps
+
+Array = np.ndarray[Any, Any]
+Params = Mapping[str, Array]
+
+
+class ViTOutput(NamedTuple):
+    """What a network returns for one image.
+
+    Attributes:
+        logits: `(num_classes,)`, or the pooled features `(C,)` where there is no head.
+        tokens: `(P,C)` after the last norm, if that comes before pooling; a padded slot is zero.
+        size: `(P,)`, patches that a token stands for; None where every token counts one.
+        mask: `(P,)` bool, False for a padded slot; None where all are real.
+        plans: for every block its plan, or None where it merges nothing.
+        sizes: for every block the sizes of the tokens that its plan takes; None where every token counts one.
+    """
+
+    logits: Array
+    tokens: Array
+    size: Array | None
+    mask: Array | None
+    plans: tuple[Plan | None, ...]
+    sizes: tuple[Array | None, ...]
+
+    @property
+    def plan(self) -> Plan:
+        """The composed plan, from the tokens that enter the first block to the final ones."""
+        composed: Plan = PartitionPlan(np.arange(_tokens_in(self)))
+        for plan, size in zip(self.plans, self.sizes, strict=True):
+            if plan is None:
+                continue
+            if isinstance(composed, DensePlan) or isinstance(plan, DensePlan):
+                # with the sizes that the network used, which a composed dense plan no longer knows
+                composed = DensePlan(plan.matrix(size) @ composed.matrix(), plan.mask)
+            else:
+                composed = compose(composed, plan)
+        return composed
+
+
+def _tokens_in(output: ViTOutput) -> int:
+    return next((plan.num_tokens_in for plan in output.plans if plan is not None), len(output.tokens))
+
+
+class Stream(NamedTuple):
+    """What flows from block to block."""
+
+    x: Array
+    size: Array | None = None
+    mask: Array | None = None
+    prior: Array | None = None
+
+
+def vit(image: Array, params: Params, config: ViTConfig) -> ViTOutput:
+    """Run the network on one image.
+
+    Args:
+        image: `(height, width, channels)` floating point, of the configured size.
+        params: every parameter, as `tokenmerge.spec.vit_parameters.parameter_shapes` names them.
+        config: the network.
+
+    Returns:
+        `ViTOutput`.
+
+    Raises:
+        TypeError, ValueError: an image of another type or shape, or a configuration that contradicts itself.
+
+    >>> from tokenmerge.spec.vit_config import ToMeMerging
+    >>> from tokenmerge.spec.vit_parameters import initial_parameters
+    >>> config = ViTConfig(image_size=16, patch_size=4, dim=8, depth=2, heads=2, merging=ToMeMerging(r=4))
+    >>> out = vit(np.ones((16, 16, 3)), initial_parameters(config), config)
+    >>> out.logits.shape, out.tokens.shape, float(out.size.sum())
+    ((1000,), (9, 8), 17.0)
+    """
+    tome.check.array("vit", "image", image, "height width channels", **config.image_axes)
+    stream = Stream(embed(image, params, config))
+    plans, sizes = [], []
+    for index, step in enumerate(steps(config)):
+        sizes.append(stream.size)
+        stream, plan = block(stream, part(params, f"blocks.{index}."), config, step)
+        plans.append(plan)
+    logits, tokens = head(stream, params, config, steps(config)[-1])
+    return ViTOutput(logits, tokens, stream.size, stream.mask, tuple(plans), tuple(sizes))
+
+
+def embed(image: Array, params: Params, config: ViTConfig) -> Array:
+    """Patches row by row through one linear map, tokens in front, position embedding: `(N,C)`."""
+    (rows, columns), p = config.grid, config.patch_size
+    patches = image.reshape(rows, p, columns, p, config.channels).transpose(0, 2, 4, 1, 3)  # channel, row, column
+    weight = params["patch_embed.proj.weight"].reshape(config.dim, -1)
+    x = linear(patches.reshape(rows * columns, -1), weight, params.get("patch_embed.proj.bias"))
+    names = [name for name in ("cls_token", "dist_token", "reg_token") if name in params]
+    if config.no_embed_class:
+        x = x + params["pos_embed"][0]
+    x = np.concatenate([*(params[name][0] for name in names), x])
+    if not config.no_embed_class:
+        x = x + params["pos_embed"][0]
+    return norm(x, params, "norm_pre", config) if config.pre_norm else x
+
+
+def block(stream: Stream, params: Params, config: ViTConfig, step: Step) -> tuple[Stream, Plan | None]:
+    """One block and its merger."""
+    x, size, mask, prior = stream
+    plan: Plan | None = None
+    query, key, value = heads(norm(x, params, "norm1", config), params, config)
+    counted = size if step.proportional else None
+    options: dict[str, Any] = dict(step.options)
+    if step.merger == "ats":
+        row = attention_weights(query[:, :1], key, size=counted, mask=mask)[:, 0]
+        plan = sample(row, value, step.prefix, mask=mask, **options)
+        query = np.stack([plan.merge(one) for one in query])
+    attended = attention(query, key, value, size=counted, mask=mask)
+    attended = attended.transpose(1, 0, 2).reshape(-1, config.dim)
+    branch = scale(linear(attended, params["attn.proj.weight"], params["attn.proj.bias"]), params, "ls1.gamma")
+    if step.merger == "tome":
+        x = x + branch
+        plan = tome.plan(key.astype(working_dtype(key.dtype)).mean(axis=0), mask=mask, **options)
+    elif step.merger == "ltm":
+        x = clear(x + branch, mask)
+        given = prior if step.chained else None
+        made = ltm.plan(x, weight=params["merger.weight"], prior=given, mask=mask, **options)
+        plan, prior = made, ltm.chain(made, options["protected"])
+    elif plan is None:
+        x = x + branch
+    if plan is not None:
+        x = plan.merge(x, size) + (branch if step.merger == "ats" else 0)
+        size, mask = plan.merge_size(size), plan.mask
+    hidden = gelu(linear(norm(x, params, "norm2", config), params["mlp.fc1.weight"], params["mlp.fc1.bias"]))
+    x = x + scale(linear(hidden, params["mlp.fc2.weight"], params["mlp.fc2.bias"]), params, "ls2.gamma")
+    if step.merger == "patch_merger":
+        queries, gain, bias = (params[f"merger.{name}"] for name in ("queries", "scale", "bias"))
+        plan = patch_merger.plan(x, queries=queries, scale=gain, bias=bias, mask=mask, **options)
+        given = patch_merger.inputs(x, gain, bias, True, 1e-5, mask)
+        x, size, mask = plan.merge(given).astype(x.dtype), None, None
+    return Stream(x, size, mask, prior), plan
+
+
+def sample(row: Array, value: Array, prefix: int, *, mask: Array | None, max_tokens: int, score: str) -> SelectionPlan:
+    """ATS on the class token and the patches; the other tokens in front are kept and not scored.
+
+    Args:
+        row: `(H,N)`, the class token's attention; value: `(H,N,d)`; prefix: tokens in front of the patches.
+    """
+    seen = np.r_[0, prefix : row.shape[1]]
+    plan = ats.plan(
+        row[:, seen], value[:, seen], max_tokens=max_tokens, score=score, mask=None if mask is None else mask[seen]
+    )
+    assert plan.mask is not None
+    others = np.arange(1, prefix)
+    indices = np.concatenate([[0], others, np.where(plan.mask, plan.indices + prefix - 1, 0)[1:]])
+    filled = np.concatenate([plan.mask[:1], np.ones(len(others), bool), plan.mask[1:]])
+    return SelectionPlan(indices.astype(int), filled, row.shape[1])
+
+
+def head(stream: Stream, params: Params, config: ViTConfig, last: Step) -> tuple[Array, Array]:
+    """Last norm, pooling and classifier: logits and tokens."""
+    x = stream.x if config.pools_before_norm else norm(stream.x, params, "norm", config)
+    x = clear(x, stream.mask)
+    if config.pool == "mean":
+        first = 0 if last.merger == "patch_merger" else last.prefix
+        pooled = mean_pool(
+            x[first:],
+            size=None if stream.size is None else stream.size[first:],
+            mask=None if stream.mask is None else stream.mask[first:],
+        )
+    else:
+        pooled = x[0]
+    if config.pools_before_norm:
+        pooled = norm(pooled[None], params, "fc_norm", config)[0]
+    if not config.num_classes:
+        return pooled, x
+    logits = linear(pooled[None], params["head.weight"], params["head.bias"])[0]
+    if config.distillation_token:  # the mean of both classifiers, as in DeiT
+        logits = (logits + linear(x[1:2], params["head_dist.weight"], params["head_dist.bias"])[0]) / 2
+    return logits, x
+
+
+def heads(x: Array, params: Params, config: ViTConfig) -> tuple[Array, Array, Array]:
+    """Queries, keys and values `(H,N,d)`."""
+    qkv = linear(x, params["attn.qkv.weight"], params.get("attn.qkv.bias"))
+    query, key, value = qkv.reshape(len(x), 3, config.heads, config.head_dim).transpose(1, 2, 0, 3)
+    if config.qk_norm:
+        query, key = (
+            np.stack([norm(one, params, name, config) for one in each])
+            for each, name in ((query, "attn.q_norm"), (key, "attn.k_norm"))
+        )
+    return query, key, value
+
+
+def part(params: Params, prefix: str) -> dict[str, Array]:
+    """The parameters below a prefix, without it."""
+    return {name.removeprefix(prefix): value for name, value in params.items() if name.startswith(prefix)}
+
+
+def linear(x: Array, weight: Array, bias: Array | None) -> Array:
+    """`x W^T + b`."""
+    return x @ weight.T if bias is None else x @ weight.T + bias
+
+
+def norm(x: Array, params: Params, name: str, config: ViTConfig) -> Array:
+    """LayerNorm, in the dtype of `x`."""
+    return layer_norm(x, params[f"{name}.weight"], params[f"{name}.bias"], eps=config.norm_eps).astype(x.dtype)
+
+
+def scale(x: Array, params: Params, name: str) -> Array:
+    """LayerScale, where the network has it."""
+    return x * params[name] if name in params else x
+
+
+def gelu(x: Array) -> Array:
+    """`x Phi(x)` with the exact normal distribution function.
+
+    >>> gelu(np.array([-1.0, 0.0, 1.0])).round(4)
+    array([-0.1587,  0.    ,  0.8413])
+    """
+    erf = np.vectorize(math.erf, otypes=[x.dtype])
+    return x * (erf(x / math.sqrt(2)) + 1) / 2
+
+
+def clear(x: Array, mask: Array | None) -> Array:
+    """Tokens with zeros in padded slots."""
+    return x if mask is None else np.where(mask[:, None], x, 0).astype(x.dtype)

@@ -1,0 +1,267 @@
+"""What a vision transformer is, as data: sizes, parts, and which merger sits in which block (docs/vit.md).
+
+Nothing here computes; every backend reads the same configuration. Names are those of timm's `VisionTransformer`, or of
+the public interface where that has its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from tokenmerge.spec.arguments import check_choice, check_integer, check_real
+
+INFINITY = float("inf")
+R = int | tuple[int, float] | list[int]
+
+
+@dataclass(frozen=True)
+class ToMeMerging:
+    """Bipartite soft matching between attention and MLP, on the keys averaged over heads (arXiv 2210.09461).
+
+    Attributes:
+        r: tokens to remove per block, a schedule as in `merge_schedule` over the blocks it is meant for.
+        prop_attn: whether attention counts a token as often as it has patches, from the first of these blocks on.
+        order: output order, see `tokenmerge.spec.tome`.
+        protected: leading tokens that never merge; None for class, distillation and register tokens.
+    """
+
+    r: R
+    prop_attn: bool = True
+    order: str = "grouped"
+    protected: int | None = None
+
+    def __hash__(self) -> int:
+        return hash(repr(self))  # a schedule may be a list
+
+    def __post_init__(self) -> None:
+        check_choice("ToMeMerging", "order", self.order, ("grouped", "positional", "score"))
+        _check_protected("ToMeMerging", self.protected)
+
+
+@dataclass(frozen=True)
+class AtsMerging:
+    """Adaptive token sampling inside attention, scored from the class row (arXiv 2111.15667).
+
+    Attributes:
+        max_tokens_per_depth: most tokens that the first, second, ... of its blocks keep, class, distillation and
+            register tokens not counted; a block that has no more than that keeps all. Blocks beyond the end sample
+            nothing.
+        score: "per_head" or "concat", see `tokenmerge.spec.ats`.
+    """
+
+    max_tokens_per_depth: tuple[int, ...]
+    score: str = "per_head"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "max_tokens_per_depth", tuple(self.max_tokens_per_depth))
+        for budget in self.max_tokens_per_depth:
+            check_integer("AtsMerging", "max_tokens_per_depth", budget, minimum=1)
+        check_choice("AtsMerging", "score", self.score, ("per_head", "concat"))
+
+
+@dataclass(frozen=True)
+class PatchMergerMerging:
+    """PatchMerger between two blocks; its tokens are the pooled ones (arXiv 2202.12015).
+
+    Attributes:
+        patch_merge_layer: number of blocks before it; None for `depth // 2`, and for the block it is given to in a
+            per-block mapping.
+        patch_merge_num_tokens: M.
+        logit_scale: None for `C**-0.5`.
+    """
+
+    patch_merge_layer: int | None = None
+    patch_merge_num_tokens: int = 8
+    logit_scale: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.patch_merge_layer is not None:
+            check_integer("PatchMergerMerging", "patch_merge_layer", self.patch_merge_layer, minimum=1)
+        check_integer("PatchMergerMerging", "patch_merge_num_tokens", self.patch_merge_num_tokens, minimum=1)
+        if self.logit_scale is not None:
+            check_real("PatchMergerMerging", "logit_scale", self.logit_scale, -INFINITY, INFINITY, "(-inf, inf)")
+
+
+@dataclass(frozen=True)
+class LtmMerging:
+    """Learnable token merging between attention and MLP (arXiv 2407.15219).
+
+    Attributes:
+        compression_ratio: rho in (0, 1].
+        protected: leading tokens that are copied through; None for class, distillation and register tokens.
+        prior_smoothing: epsilon, see `tokenmerge.spec.ltm`.
+    """
+
+    compression_ratio: float
+    protected: int | None = None
+    prior_smoothing: float = 0.1
+
+    def __post_init__(self) -> None:
+        check_real("LtmMerging", "compression_ratio", self.compression_ratio, 0.0, 1.0, "(0, 1]")
+        _check_protected("LtmMerging", self.protected)
+        check_real("LtmMerging", "prior_smoothing", self.prior_smoothing, 0.0, 1.0, "[0, 1]")
+
+
+Merging = ToMeMerging | AtsMerging | PatchMergerMerging | LtmMerging
+MERGINGS = (ToMeMerging, AtsMerging, PatchMergerMerging, LtmMerging)
+Blocks = int | range | tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class ViTConfig:
+    """A vision transformer as timm builds it, with mergers in its blocks. The default is ViT-B/16 at 224.
+
+    Attributes:
+        image_size: height and width, or one number for both; multiples of `patch_size`.
+        patch_size, channels, dim, depth, heads: as they say; `dim` is a multiple of `heads`.
+        num_classes: 0 for no head: the logits are then the pooled features.
+        mlp_dim: hidden width of the MLP; None for `4 * dim`.
+        class_token, register_tokens, distillation_token: the tokens in front of the patches, in the order class,
+            distillation, registers.
+        pool: "class" for the class token, "mean" for the mean of the patches weighted by size.
+        qkv_bias, qk_norm: of the attention; `qk_norm` is a LayerNorm of queries and keys per head.
+        layer_scale: the initial value of LayerScale; None for none.
+        pre_norm: a LayerNorm before the first block, and no bias in the patch embedding (CLIP).
+        fc_norm: a LayerNorm after pooling instead of before; None for `pool == "mean"`, as in timm.
+        no_embed_class: the tokens in front of the patches have no position embedding (DeiT III, registers).
+        norm_eps: epsilon of every LayerNorm.
+        dropout: of projection and MLP (timm's `proj_drop_rate`); attn_dropout: of attention weights; emb_dropout: after
+            the position embedding; drop_path: stochastic depth, growing linearly to this rate in the last block. All
+            act in training only.
+        merging: None, one of `ToMeMerging`, `AtsMerging`, `PatchMergerMerging`, `LtmMerging`, or a mapping from blocks
+            (an index, or a range of them) to one of these, which mixes them; schedules run over the blocks of their
+            entry.
+
+    Raises:
+        TypeError, ValueError: an option of the wrong type or out of range, or options that contradict each other.
+
+    >>> config = ViTConfig(merging={range(0, 4): AtsMerging((128, 64, 64, 64)), range(4, 12): ToMeMerging(r=4)})
+    >>> config.prefix_tokens, config.grid
+    (1, (14, 14))
+    """
+
+    image_size: int | tuple[int, int] = 224
+    patch_size: int = 16
+    num_classes: int = 1000
+    dim: int = 768
+    depth: int = 12
+    heads: int = 12
+    mlp_dim: int | None = None
+    channels: int = 3
+    class_token: bool = True
+    register_tokens: int = 0
+    distillation_token: bool = False
+    pool: str = "class"
+    qkv_bias: bool = True
+    qk_norm: bool = False
+    layer_scale: float | None = None
+    pre_norm: bool = False
+    fc_norm: bool | None = None
+    no_embed_class: bool = False
+    norm_eps: float = 1e-6
+    dropout: float = 0.0
+    attn_dropout: float = 0.0
+    emb_dropout: float = 0.0
+    drop_path: float = 0.0
+    merging: Merging | Mapping[Blocks, Merging] | tuple[tuple[range | tuple[int, ...], Merging], ...] | None = field(
+        default=None
+    )
+
+    def __post_init__(self) -> None:
+        owner = "ViTConfig"
+        for name in ("patch_size", "dim", "depth", "heads", "channels"):
+            check_integer(owner, name, getattr(self, name), minimum=1)
+        for name in ("num_classes", "register_tokens"):
+            check_integer(owner, name, getattr(self, name), minimum=0)
+        if self.mlp_dim is not None:
+            check_integer(owner, "mlp_dim", self.mlp_dim, minimum=1)
+        check_choice(owner, "pool", self.pool, ("class", "mean"))
+        check_real(owner, "norm_eps", self.norm_eps, 0.0, INFINITY, "[0, inf)")
+        for name in ("dropout", "attn_dropout", "emb_dropout", "drop_path"):
+            check_real(owner, name, getattr(self, name), 0.0, 1.0, "[0, 1)")
+        for side in self.image_size if isinstance(self.image_size, tuple) else (self.image_size,):
+            check_integer(owner, "image_size", side, minimum=self.patch_size)
+            if side % self.patch_size:
+                _refuse("image_size", f"a multiple of patch_size = {self.patch_size}", side)
+        if self.dim % self.heads:
+            _refuse("dim", f"a multiple of heads = {self.heads}", self.dim)
+        if self.pool == "class" and not self.class_token:
+            _refuse("pool", "'mean' without a class token", self.pool)
+        if self.distillation_token and (not self.class_token or self.pool != "class"):
+            _refuse("distillation_token", "False unless there is a class token and pool='class'", True)
+        if self.distillation_token and self.fc_norm:
+            _refuse("fc_norm", "False with a distillation token, which has no timm counterpart", True)
+        object.__setattr__(self, "merging", _normalized(self.merging))
+
+    def __hash__(self) -> int:
+        return hash(repr(self))
+
+    @property
+    def prefix_tokens(self) -> int:
+        """Tokens in front of the patches: class, distillation, registers."""
+        return int(self.class_token) + int(self.distillation_token) + self.register_tokens
+
+    @property
+    def image_shape(self) -> tuple[int, int]:
+        """Height and width."""
+        return self.image_size if isinstance(self.image_size, tuple) else (self.image_size, self.image_size)
+
+    @property
+    def image_axes(self) -> dict[str, int]:
+        """The axes of an image by name, to hold an array against."""
+        height, width = self.image_shape
+        return {"height": height, "width": width, "channels": self.channels}
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Patches in a column and in a row."""
+        height, width = self.image_shape
+        return height // self.patch_size, width // self.patch_size
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens that enter the first block."""
+        height, width = self.grid
+        return self.prefix_tokens + height * width
+
+    @property
+    def head_dim(self) -> int:
+        return self.dim // self.heads
+
+    @property
+    def hidden_dim(self) -> int:
+        """Hidden width of the MLP."""
+        return 4 * self.dim if self.mlp_dim is None else self.mlp_dim
+
+    @property
+    def pools_before_norm(self) -> bool:
+        """Whether the last LayerNorm comes after pooling (`fc_norm`)."""
+        return self.pool == "mean" if self.fc_norm is None else self.fc_norm
+
+    def drop_path_rate(self, block: int) -> float:
+        """Stochastic depth of one block: linear, from 0 in the first to `drop_path` in the last."""
+        return self.drop_path * block / max(self.depth - 1, 1)
+
+
+def _check_protected(owner: str, protected: Any) -> None:
+    if protected is not None:
+        check_integer(owner, "protected", protected, minimum=0)
+
+
+def _normalized(merging: Any) -> Any:
+    """The mapping as a tuple of (blocks, merging), which can be hashed; anything else as it is."""
+    if merging is None or isinstance(merging, MERGINGS):
+        return merging
+    entries = tuple(merging.items()) if isinstance(merging, Mapping) else merging
+    if not isinstance(entries, tuple):
+        _refuse("merging", "None, a merging or a mapping from blocks to mergings", merging, TypeError)
+    for entry in entries:
+        if not isinstance(entry, tuple) or len(entry) != 2 or not isinstance(entry[1], MERGINGS):
+            _refuse("merging", "a mapping from blocks to mergings", entry, TypeError)
+    return tuple((range(key, key + 1) if isinstance(key, int) else key, value) for key, value in entries)
+
+
+def _refuse(name: str, needed: str, got: Any, error: type[Exception] = ValueError) -> None:
+    raise error(f"ViTConfig: `{name}` must be {needed}, got {got!r}")

@@ -16,6 +16,7 @@ from tokenmerge.backends.torch.merger import as_numpy
 from tokenmerge.backends.torch.patch_merger import PatchMerger
 from tokenmerge.backends.torch.plan import DensePlan, PartitionPlan, SelectionPlan, compose
 from tokenmerge.backends.torch.tome import ToMe
+from tokenmerge.backends.torch.vit import ViT, ViTOutput
 
 NAME = "torch"
 VERSION = str(torch.__version__)
@@ -86,6 +87,8 @@ __all__ = [
     "PatchMerger",
     "SelectionPlan",
     "ToMe",
+    "ViT",
+    "ViTOutput",
     "ats",
     "attention",
     "compile",

@@ -46,8 +46,11 @@ def attention(
     size: Tensor | None = None,
     mask: Tensor | None = None,
     scale: float | None = None,
+    dropout: float = 0.0,
 ) -> Tensor:
     """`softmax(scale * Q K^T + log size) V`: `(B,H,M,d)` in the dtype of `query`; arguments as in `attention_weights`.
+
+    `dropout` is the rate at which attention weights are dropped, for training; 0 for none.
 
     PyTorch's fused attention does the work. With sizes it is given float32 at least: in bfloat16 the bias `log size`
     itself would be rounded, by 1.6 % of a weight at size 197.
@@ -65,7 +68,7 @@ def attention(
         key, value = (torch.where(mask[:, None, :, None], tensor, 0) for tensor in (key, value))
     bias, attended = _bias(size, mask, query.dtype)
     with without_autocast(query):  # the dtype is decided above
-        out = torch.nn.functional.scaled_dot_product_attention(query, key, value, bias, scale=scale)
+        out = torch.nn.functional.scaled_dot_product_attention(query, key, value, bias, dropout, scale=scale)
     if attended is not None:
         out = torch.where(attended[:, None, None, :], out, 0)
     return out.to(dtype)

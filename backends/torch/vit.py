@@ -1,0 +1,348 @@
+"""The vision transformer of `tokenmerge.spec.vit` as a `torch.nn.Module`, with the names of timm (docs/vit.md).
+
+Attention is always PyTorch's fused one; the only row of the attention matrix that is ever written out is the class
+token's, where ATS needs it. Shapes depend on the configuration alone, so the whole network is one graph.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from tokenmerge.backends.torch.ats import ATS
+from tokenmerge.backends.torch.attention import attention, attention_weights
+from tokenmerge.backends.torch.ltm import LTM, chain
+from tokenmerge.backends.torch.merger import Merger, NumpyArray, as_numpy
+from tokenmerge.backends.torch.patch_merger import PatchMerger
+from tokenmerge.backends.torch.plan import DensePlan, PartitionPlan, Plan, SelectionPlan, check, compose
+from tokenmerge.backends.torch.pooling import mean_pool
+from tokenmerge.backends.torch.precision import matmul, working_dtype
+from tokenmerge.backends.torch.tome import ToMe
+from tokenmerge.spec.vit_config import ViTConfig
+from tokenmerge.spec.vit_parameters import check_parameters, initial_parameters
+from tokenmerge.spec.vit_steps import Step, steps
+
+Tensor = torch.Tensor
+
+
+class ViTOutput(NamedTuple):
+    """What a network returns.
+
+    Attributes:
+        logits: `(B, num_classes)`, or the pooled features `(B,C)` where there is no head.
+        tokens: `(B,P,C)` after the last norm, if that comes before pooling; a padded slot is zero.
+        size: `(B,P)`, patches that a token stands for; None where every token counts one.
+        mask: `(B,P)` bool, False for a padded slot; None where all are real.
+        plans: for every block its plan, or None where it merges nothing.
+        sizes: for every block the sizes of the tokens that its plan takes; None where every token counts one.
+    """
+
+    logits: Tensor
+    tokens: Tensor
+    size: Tensor | None
+    mask: Tensor | None
+    plans: tuple[Plan | None, ...]
+    sizes: tuple[Tensor | None, ...]
+
+    @property
+    def plan(self) -> Plan:
+        """The composed plan, from the tokens that enter the first block to the final ones; made when asked for."""
+        made = [(plan, size) for plan, size in zip(self.plans, self.sizes, strict=True) if plan is not None]
+        if not made:
+            b, n, _ = self.tokens.shape
+            return PartitionPlan(torch.arange(n, device=self.tokens.device).repeat(b, 1), n)
+        composed = made[0][0]
+        for plan, size in made[1:]:
+            if isinstance(composed, DensePlan) or isinstance(plan, DensePlan):
+                # with the sizes that the network used, which a composed dense plan no longer knows
+                composed = DensePlan(matmul(plan.matrix(size), composed.matrix()), plan.mask)
+            else:
+                composed = compose(composed, plan)
+        return composed
+
+
+class Stream(NamedTuple):
+    """What flows from block to block."""
+
+    x: Tensor
+    size: Tensor | None = None
+    mask: Tensor | None = None
+    prior: Tensor | None = None
+
+
+class ViT(nn.Module):
+    """A vision transformer with mergers in its blocks; the semantics are those of `tokenmerge.spec.vit`.
+
+    Args:
+        config: the network.
+        seed: of the first parameters, which are the same in every backend.
+
+    In training mode dropout and stochastic depth act as in timm. A state dict of timm's `VisionTransformer` loads with
+    `load_state_dict` or `load_params`.
+
+    Raises:
+        ValueError: a configuration that contradicts itself.
+
+    >>> from tokenmerge import ToMeMerging
+    >>> small = dict(image_size=32, patch_size=4, dim=16, depth=2, heads=2, num_classes=5)
+    >>> out = ViT(ViTConfig(**small, merging=ToMeMerging(r=8)))(torch.zeros(1, 3, 32, 32))
+    >>> out.logits.shape, out.tokens.shape, out.plan.unmerge(out.tokens).shape
+    (torch.Size([1, 5]), torch.Size([1, 49, 16]), torch.Size([1, 65, 16]))
+    """
+
+    def __init__(self, config: ViTConfig, seed: int = 0) -> None:
+        super().__init__()
+        self.config = config
+        dim = config.dim
+        if config.class_token:
+            self.cls_token = nn.Parameter(torch.empty(1, 1, dim))
+        if config.register_tokens:
+            self.reg_token = nn.Parameter(torch.empty(1, config.register_tokens, dim))
+        if config.distillation_token:
+            self.dist_token = nn.Parameter(torch.empty(1, 1, dim))
+        embedded = config.num_tokens - (config.prefix_tokens if config.no_embed_class else 0)
+        self.pos_embed = nn.Parameter(torch.empty(1, embedded, dim))
+        self.patch_embed = PatchEmbed(config)
+        self.pos_drop = nn.Dropout(config.emb_dropout)
+        self.norm_pre = nn.LayerNorm(dim, config.norm_eps) if config.pre_norm else nn.Identity()
+        self.blocks = nn.ModuleList(Block(config, step, index) for index, step in enumerate(steps(config)))
+        last = steps(config)[-1]
+        self.pooled = slice(0 if last.merger == "patch_merger" else last.prefix, None)  # the tokens that are averaged
+        self.norm = nn.Identity() if config.pools_before_norm else nn.LayerNorm(dim, config.norm_eps)
+        self.fc_norm = nn.LayerNorm(dim, config.norm_eps) if config.pools_before_norm else nn.Identity()
+        if config.num_classes:
+            self.head = nn.Linear(dim, config.num_classes)
+            if config.distillation_token:
+                self.head_dist = nn.Linear(dim, config.num_classes)
+        self.load_params(initial_parameters(config, seed))
+
+    def params(self) -> dict[str, NumpyArray]:
+        """The parameters by timm's names, as NumPy copies (bfloat16 as float32)."""
+        return {name: as_numpy(value).copy() for name, value in self.state_dict().items()}
+
+    def load_params(self, params: Mapping[str, Any]) -> None:
+        """Take a timm state dict of NumPy arrays or tensors.
+
+        A learned merger's parameters may all be missing and keep their values then.
+
+        Raises:
+            TypeError, ValueError: names that are missing, unexpected or of the wrong shape; nothing is changed then.
+        """
+        check_parameters(self.config, params)
+        own = self.state_dict()
+        with torch.no_grad():
+            for name, value in params.items():
+                own[name].copy_(torch.as_tensor(value))
+
+    def forward(self, images: Tensor) -> ViTOutput:
+        """Images `(B, channels, height, width)` to logits, tokens, and the plan of every block."""
+        check.array("vit", "images", images, "B channels height width", **self.config.image_axes)
+        stream = Stream(self._embed(images.to(self.pos_embed.dtype)))
+        plans: list[Plan | None] = []
+        sizes: list[Tensor | None] = []
+        for block in self.blocks:
+            sizes.append(stream.size)
+            stream, plan = block(stream)
+            plans.append(plan)
+        logits, tokens = self._head(stream)
+        return ViTOutput(logits, tokens, stream.size, stream.mask, tuple(plans), tuple(sizes))
+
+    def _embed(self, images: Tensor) -> Tensor:
+        """Patches row by row, tokens in front, position embedding: `(B,N,C)`."""
+        x = self.patch_embed(images)
+        names = ("cls_token", "dist_token", "reg_token")
+        first = [getattr(self, name).expand(len(x), -1, -1) for name in names if hasattr(self, name)]
+        if self.config.no_embed_class:
+            x = x + self.pos_embed
+        x = torch.cat([*first, x], dim=1) if first else x
+        if not self.config.no_embed_class:
+            x = x + self.pos_embed
+        return self.norm_pre(self.pos_drop(x))
+
+    def _head(self, stream: Stream) -> tuple[Tensor, Tensor]:
+        """Last norm, pooling and classifier: logits and tokens."""
+        x = _clear(self.norm(stream.x), stream.mask)
+        if self.config.pool == "class":
+            pooled = x[:, 0]
+        else:
+            size, mask = (None if each is None else each[:, self.pooled] for each in (stream.size, stream.mask))
+            pooled = x[:, self.pooled]
+            pooled = pooled.mean(dim=1) if size is mask is None else mean_pool(pooled, size=size, mask=mask)
+        pooled = self.fc_norm(pooled)
+        if not self.config.num_classes:
+            return pooled, x
+        logits = self.head(pooled)
+        if self.config.distillation_token:  # the mean of both classifiers, as in DeiT
+            logits = (logits + self.head_dist(x[:, 1])) / 2
+        return logits, x
+
+
+class PatchEmbed(nn.Module):
+    """Patches row by row through one linear map: `(B, channels, height, width)` to `(B,N,C)`."""
+
+    def __init__(self, config: ViTConfig) -> None:
+        super().__init__()
+        patch = config.patch_size
+        self.proj = nn.Conv2d(config.channels, config.dim, patch, patch, bias=not config.pre_norm)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.proj(images).flatten(2).transpose(1, 2)
+
+
+class Block(nn.Module):
+    """`x + LS(attention(norm1(x)))`, a merger, `x + LS(MLP(norm2(x)))`; PatchMerger comes after both."""
+
+    def __init__(self, config: ViTConfig, step: Step, index: int) -> None:
+        super().__init__()
+        self.step = step
+        self.norm1 = nn.LayerNorm(config.dim, config.norm_eps)
+        self.attn = Attention(config)
+        self.norm2 = nn.LayerNorm(config.dim, config.norm_eps)
+        self.mlp = Mlp(config)
+        scaled = config.layer_scale is not None
+        self.ls1 = LayerScale(config.dim) if scaled else nn.Identity()
+        self.ls2 = LayerScale(config.dim) if scaled else nn.Identity()
+        self.drop_path = DropPath(config.drop_path_rate(index))
+        self.merger = _merger(config, step)
+
+    def forward(self, stream: Stream) -> tuple[Stream, Plan | None]:
+        x, size, mask, prior = stream
+        plan: Plan | None = None
+        merger = self.merger
+        query, key, value = self.attn.heads(self.norm1(x))
+        counted = size if self.step.proportional else None
+        if isinstance(merger, ATS):
+            row = attention_weights(query[:, :, :1], key, size=counted, mask=mask)[:, :, 0]
+            plan = sample(merger, row, value, self.step.prefix, mask)
+            query = torch.stack([plan.merge(one) for one in query.unbind(1)], dim=1)
+        branch = self.drop_path(self.ls1(self.attn(query, key, value, counted, mask)))
+        if isinstance(merger, ATS):
+            assert plan is not None
+            x = plan.merge(x) + branch
+        else:
+            x = x + branch
+        if isinstance(merger, ToMe):
+            plan = merger.plan(key.to(working_dtype(key)).mean(dim=1), mask=mask)
+            x = plan.merge(x, size)
+        elif isinstance(merger, LTM):
+            x = _clear(x, mask)
+            plan = merger.plan(x, prior=prior if self.step.chained else None, mask=mask)
+            assert isinstance(plan, DensePlan)
+            x, prior = plan.merge(x, size), chain(plan, merger.protected)
+        if plan is not None:
+            size, mask = plan.merge_size(size), plan.mask
+        x = x + self.drop_path(self.ls2(self.mlp(self.norm2(x))))
+        if isinstance(merger, PatchMerger):
+            x, _, mask, plan = merger(x, mask=mask)
+            size = None  # its tokens are answers to queries, not groups of patches: each counts one
+        return Stream(x, size, mask, prior), plan
+
+
+class Attention(nn.Module):
+    """Multi-head attention in two halves, so that a merger can choose the queries in between."""
+
+    def __init__(self, config: ViTConfig) -> None:
+        super().__init__()
+        dim, width = config.dim, config.head_dim
+        self.num_heads, self.attn_dropout = config.heads, config.attn_dropout
+        self.qkv = nn.Linear(dim, 3 * dim, bias=config.qkv_bias)
+        self.q_norm = nn.LayerNorm(width, config.norm_eps) if config.qk_norm else nn.Identity()
+        self.k_norm = nn.LayerNorm(width, config.norm_eps) if config.qk_norm else nn.Identity()
+        self.proj = nn.Linear(dim, dim)
+        self.proj_drop = nn.Dropout(config.dropout)
+
+    def heads(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values `(B,H,N,d)`."""
+        b, n, _ = x.shape
+        query, key, value = self.qkv(x).reshape(b, n, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
+        return self.q_norm(query), self.k_norm(key), value
+
+    def forward(self, query: Tensor, key: Tensor, value: Tensor, size: Tensor | None, mask: Tensor | None) -> Tensor:
+        """What the queries `(B,H,M,d)` see, projected: `(B,M,C)`."""
+        dropped = self.attn_dropout if self.training else 0.0
+        seen = attention(query, key, value, size=size, mask=mask, dropout=dropped)
+        return self.proj_drop(self.proj(seen.transpose(1, 2).flatten(2)))
+
+
+class Mlp(nn.Module):
+    """Two linear maps around a GELU."""
+
+    def __init__(self, config: ViTConfig) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(config.dim, config.hidden_dim)
+        self.fc2 = nn.Linear(config.hidden_dim, config.dim)
+        self.drop = nn.Dropout(config.dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.drop(self.fc2(self.drop(functional.gelu(self.fc1(x)))))
+
+
+class LayerScale(nn.Module):
+    """`gamma * x` per channel."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.empty(dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.gamma
+
+
+class DropPath(nn.Module):
+    """Stochastic depth: in training a sample's branch is zero with probability `rate`, else divided by `1 - rate`."""
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or self.rate == 0.0:
+            return x
+        keep = 1 - self.rate
+        return x * x.new_empty((x.shape[0], 1, 1)).bernoulli_(keep) / keep
+
+
+def sample(merger: ATS, row: Tensor, value: Tensor, prefix: int, mask: Tensor | None) -> SelectionPlan:
+    """ATS on the class token and the patches; the other tokens in front are kept and not scored.
+
+    Args:
+        row: `(B,H,N)`, the class token's attention; value: `(B,H,N,d)`; prefix: tokens in front of the patches.
+    """
+    if prefix == 1:
+        return merger.plan(row, value, mask=mask)
+    plan = merger.plan(*(_without(each, 2, prefix) for each in (row, value)), mask=_without(mask, 1, prefix))
+    assert plan.mask is not None
+    b, n = row.shape[0], row.shape[2]
+    first = torch.arange(prefix, device=row.device).expand(b, prefix)
+    real = plan.mask[:, :1].expand(b, prefix)
+    patches = torch.where(plan.mask, plan.indices + prefix - 1, 0)[:, 1:]
+    return SelectionPlan(torch.cat([first, patches], dim=1), torch.cat([real, plan.mask[:, 1:]], dim=1), n)
+
+
+def _without(tensor: Any, dim: int, prefix: int) -> Any:
+    """The class token and the patches."""
+    if tensor is None:
+        return None
+    return torch.cat([tensor.narrow(dim, 0, 1), tensor.narrow(dim, prefix, tensor.shape[dim] - prefix)], dim=dim)
+
+
+def _merger(config: ViTConfig, step: Step) -> Merger | None:
+    options: dict[str, Any] = dict(step.options)
+    if step.merger == "tome":
+        return ToMe(**options)
+    if step.merger == "ats":
+        return ATS(**options)
+    if step.merger == "ltm":
+        return LTM(config.dim, **options)
+    if step.merger == "patch_merger":
+        return PatchMerger(config.dim, step.tokens_out, **options)
+    return None
+
+
+def _clear(x: Tensor, mask: Tensor | None) -> Tensor:
+    """Tokens with zeros in padded slots."""
+    return x if mask is None else torch.where(mask[:, :, None], x, 0)

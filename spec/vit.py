@@ -56,20 +56,17 @@ class ViTOutput(NamedTuple):
     @property
     def plan(self) -> Plan:
         """The composed plan, from the tokens that enter the first block to the final ones."""
-        composed: Plan = PartitionPlan(np.arange(_tokens_in(self)))
-        for plan, size in zip(self.plans, self.sizes, strict=True):
-            if plan is None:
-                continue
+        made = [(plan, size) for plan, size in zip(self.plans, self.sizes, strict=True) if plan is not None]
+        if not made:
+            return PartitionPlan(np.arange(len(self.tokens)))
+        composed = made[0][0]
+        for plan, size in made[1:]:
             if isinstance(composed, DensePlan) or isinstance(plan, DensePlan):
                 # with the sizes that the network used, which a composed dense plan no longer knows
                 composed = DensePlan(plan.matrix(size) @ composed.matrix(), plan.mask)
             else:
                 composed = compose(composed, plan)
         return composed
-
-
-def _tokens_in(output: ViTOutput) -> int:
-    return next((plan.num_tokens_in for plan in output.plans if plan is not None), len(output.tokens))
 
 
 class Stream(NamedTuple):
@@ -153,6 +150,7 @@ def block(stream: Stream, params: Params, config: ViTConfig, step: Step) -> tupl
     elif plan is None:
         x = x + branch
     if plan is not None:
+        size = np.ones(len(x), working_dtype(x.dtype)) if size is None else size  # no coarser than the tokens
         x = plan.merge(x, size) + (branch if step.merger == "ats" else 0)
         size, mask = plan.merge_size(size), plan.mask
     hidden = gelu(linear(norm(x, params, "norm2", config), params["mlp.fc1.weight"], params["mlp.fc1.bias"]))

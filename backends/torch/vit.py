@@ -213,8 +213,10 @@ class Block(nn.Module):
         x, size, mask, prior = stream
         plan: Plan | None = None
         merger = self.merger
+        if size is None and self.step.merger in ("tome", "ats", "ltm"):
+            size = x.new_ones(x.shape[:2], dtype=working_dtype(x))  # no coarser than the tokens
         query, key, value = self.attn.heads(self.norm1(x))
-        counted = size if self.step.proportional else None
+        counted = size if self.step.proportional else None  # never where all sizes are one
         if isinstance(merger, ATS):
             row = attention_weights(query[:, :, :1], key, size=counted, mask=mask)[:, :, 0]
             plan = sample(merger, row, value, self.step.prefix, mask)

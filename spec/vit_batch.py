@@ -32,7 +32,7 @@ class BatchOutput(NamedTuple):
     def plan(self) -> BatchPlan:
         """The composed plan of every image."""
         composed = tuple(_sample(self, i).plan for i in range(len(self.logits)))
-        return BatchPlan(composed, composed[0])
+        return BatchPlan(composed, composed[0] if composed else _blank(self).plan)
 
 
 class ViT:
@@ -92,4 +92,16 @@ def _sample(output: BatchOutput, i: int) -> ViTOutput:
         None if output.mask is None else output.mask[i],
         tuple(None if plan is None else plan.samples[i] for plan in output.plans),
         tuple(None if size is None else size[i] for size in output.sizes),
+    )
+
+
+def _blank(output: BatchOutput) -> ViTOutput:
+    """A sample of the shapes that an empty batch has."""
+    return ViTOutput(
+        np.zeros(output.logits.shape[1:]),
+        np.zeros(output.tokens.shape[1:]),
+        None,
+        None,
+        tuple(None if plan is None else plan.shape for plan in output.plans),
+        tuple(None if size is None else np.ones(size.shape[1:]) for size in output.sizes),
     )

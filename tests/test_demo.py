@@ -11,6 +11,7 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
+from tokenmerge import photo
 from tokenmerge.backends import available_backends
 from tokenmerge.cli import app
 from tokenmerge.conformance.rounding import UNIT
@@ -18,7 +19,7 @@ from tokenmerge.conformance.rounding import UNIT
 pytest.importorskip("matplotlib")
 Image = pytest.importorskip("PIL.Image")
 
-from tokenmerge.demo import compare, features, photo, stages, table  # noqa: E402  # they need matplotlib and Pillow
+from tokenmerge.demo import compare, features, stages, table  # noqa: E402  # they need matplotlib and Pillow
 
 Array = np.ndarray[Any, Any]
 

@@ -124,6 +124,40 @@ def test_rows_of_protected_tokens_and_padding_are_left_out() -> None:
     assert viz.concentrated_rows(np.stack([class_token, padding, mixture]), 3, protected=1) == [2]
 
 
+# Groups, from a slot per patch
+
+
+def groups(owner: list[int], image: Array) -> Any:
+    axes = figure.Figure().subplots()
+    viz.draw_groups(axes, np.array(owner), image, GRID)
+    return axes
+
+
+@pytest.mark.parametrize("owner", [[0, 0, 1, 0, 1, 0], [0, 1, 2, 3, 4, 5], [2, 2, 2, 2, 2, 2], [3, -1, 3, -1, 1, 0]])
+def test_groups_look_as_their_matrix_does(owner: list[int]) -> None:
+    image = noise(8, 12, 3)
+    axes = groups(owner, image)
+    matrix = PartitionPlan(np.array(owner)).matrix()
+    (shown,), (lines,) = axes.images, axes.collections
+    assert (np.round(shown.get_array(), 9) == np.round(viz.group_image(matrix, image, GRID), 9)).all()
+    drawn_from_matrix = figure.Figure().subplots()
+    viz.draw_plan(drawn_from_matrix, matrix, image, GRID)
+    expected = drawn_from_matrix.collections[0].get_segments()
+    assert [s.tolist() for s in lines.get_segments()] == [s.tolist() for s in expected]
+
+
+def test_nothing_but_dropped_patches_is_faded() -> None:
+    axes = groups([-1] * 6, np.zeros((4, 6, 3)))
+    assert (axes.images[0].get_array() > 0.5).all() and not axes.collections[0].get_segments()
+
+
+def test_groups_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"draw_groups: `owner` must be \(6,\), one group per patch, got \(5,\)"):
+        groups([0] * 5, np.zeros((4, 6, 3)))
+    with pytest.raises(TypeError, match="draw_groups: `image` must be floating point"):
+        groups([0] * 6, np.zeros((4, 6, 3), np.uint8))
+
+
 # On axes
 
 

@@ -6,12 +6,23 @@ from typing import Any
 
 import numpy as np
 
-from tokenmerge.backends.numpy import ats, attention, information_bottleneck, ltm, patch_merger, plan, pooling, tome
+from tokenmerge.backends.numpy import (
+    ats,
+    attention,
+    information_bottleneck,
+    ltm,
+    patch_merger,
+    plan,
+    pooling,
+    tome,
+    vit,
+)
 from tokenmerge.backends.numpy.ats import ATS
 from tokenmerge.backends.numpy.ltm import LTM
 from tokenmerge.backends.numpy.patch_merger import PatchMerger
 from tokenmerge.backends.numpy.plan import DensePlan, PartitionPlan, SelectionPlan, compose
 from tokenmerge.backends.numpy.tome import ToMe
+from tokenmerge.backends.numpy.vit import ViT
 
 NAME = "numpy"
 VERSION = np.__version__
@@ -48,6 +59,7 @@ __all__ = [
     "PatchMerger",
     "SelectionPlan",
     "ToMe",
+    "ViT",
     "ats",
     "attention",
     "compose",
@@ -60,4 +72,5 @@ __all__ = [
     "pooling",
     "to_numpy",
     "tome",
+    "vit",
 ]

@@ -13,6 +13,7 @@ from tokenmerge.backends.torch import ats, attention, information_bottleneck, lt
 from tokenmerge.backends.torch.ats import ATS
 from tokenmerge.backends.torch.ltm import LTM
 from tokenmerge.backends.torch.merger import as_numpy
+from tokenmerge.backends.torch.patch import patch
 from tokenmerge.backends.torch.patch_merger import PatchMerger
 from tokenmerge.backends.torch.plan import DensePlan, PartitionPlan, SelectionPlan, compose
 from tokenmerge.backends.torch.tome import ToMe
@@ -99,6 +100,7 @@ __all__ = [
     "gradient",
     "information_bottleneck",
     "ltm",
+    "patch",
     "patch_merger",
     "plan",
     "pooling",

@@ -1,4 +1,4 @@
-"""The command line: `tokenmerge demo`, `tokenmerge conformance`, `tokenmerge backends`.
+"""The command line: `tokenmerge demo`, `tokenmerge visualize`, `tokenmerge conformance`, `tokenmerge backends`.
 
 A command imports what it needs when it runs, so that `tokenmerge --help` loads no framework.
 """
@@ -83,15 +83,52 @@ def demo(
     try:
         from tokenmerge.demo import run
     except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] not in ("matplotlib", "PIL"):
-            raise
-        raise ImportError('demo needs matplotlib and pillow: pip install "tokenmerge[viz]"') from None
+        raise _without_pictures("demo", error) from None
 
     wrong = [row for row in run(image, out, backend or (), patch_size, size) if not row.agrees]
     for row in wrong:
         typer.echo(f"demo: {row.backend} disagrees with the spec on {row.stage.title}", err=True)
     if wrong:
         raise typer.Exit(1)
+
+
+@app.command()
+def visualize(
+    image: Annotated[Path | None, typer.Argument(metavar="IMAGE", help="Else a photograph of matplotlib's.")] = None,
+    model: Annotated[str, typer.Option(metavar="NAME", help="A network, as timm calls it.")] = "vit_small_patch16_224",
+    weights: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Safetensors in timm's names; else random parameters.")
+    ] = None,
+    merger: Annotated[str, typer.Option(metavar="NAME", help="tome, ats, patch_merger, ltm or none.")] = "tome",
+    r: Annotated[str | None, typer.Option("--r", help="tome: tokens to remove per block, or one number each.")] = None,
+    max_tokens: Annotated[str | None, typer.Option(metavar="NUMBERS", help="ats: budgets of the first blocks.")] = None,
+    num_tokens: Annotated[int | None, typer.Option(metavar="NUMBER", help="patch_merger: tokens it makes.")] = None,
+    ratio: Annotated[float | None, typer.Option(metavar="NUMBER", help="ltm: compression ratio of a block.")] = None,
+    out: Annotated[Path, typer.Option(metavar="FILE", help="Where the picture goes.")] = Path("tokenmerge-groups.png"),
+    layers: Annotated[bool, typer.Option("--layers", help="A panel for every block that merges.")] = False,
+    backend: Annotated[str | None, typer.Option(metavar="NAME", help="Else torch if installed, or numpy.")] = None,
+    normalize: Annotated[
+        str | None, typer.Option(metavar="NAME", help="imagenet, half or none; else what suits the model.")
+    ] = None,
+) -> None:
+    """Draw the groups that the patches of an image end in, in one network with one merger."""
+    try:
+        from tokenmerge.visualize import run
+    except ModuleNotFoundError as error:
+        raise _without_pictures("visualize", error) from None
+
+    options = {"r": r, "max_tokens": max_tokens, "num_tokens": num_tokens, "ratio": ratio}
+    run(
+        image,
+        model=model,
+        merger=merger,
+        out=out,
+        weights=weights,
+        every_layer=layers,
+        backend=backend,
+        normalization=normalize,
+        **options,
+    )
 
 
 @app.command()
@@ -151,3 +188,96 @@ def conformance(
         html=html,
     )
     raise typer.Exit(status)
+
+
+def _without_pictures(command: str, error: ModuleNotFoundError) -> ImportError:
+    """What to say when a module is missing: how to install it, if it is one that draws."""
+    if (error.name or "").partition(".")[0] not in ("matplotlib", "PIL"):
+        return error
+    return ImportError(f'{command} needs matplotlib and pillow: pip install "tokenmerge[viz]"')
+
+
+@app.command()
+def train(
+    dataset: Annotated[str, typer.Argument(help="digits: handwritten digits, from scikit-learn.")],
+    out: Annotated[Path, typer.Option(metavar="FILE", help="Where the parameters go.")] = Path("digits.safetensors"),
+    epochs: Annotated[int, typer.Option(help="Passes over the training images.")] = 60,
+    seed: Annotated[int, typer.Option(help="Of first parameters, order and variation of the images.")] = 0,
+) -> None:
+    """Train a small vision transformer in PyTorch, without merging, and save it as safetensors."""
+    _check_dataset("train", dataset)
+    from tokenmerge.digits.command import train_digits
+
+    train_digits(out, epochs, seed)
+
+
+@app.command()
+def evaluate(
+    dataset: Annotated[str, typer.Argument(help="digits: the network of `tokenmerge train digits`.")],
+    weights: Annotated[Path | None, typer.Option(metavar="FILE", help="Parameters; else those that we ship.")] = None,
+    backend: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="May be repeated; else every installed one.")
+    ] = None,
+    merger: Annotated[list[str] | None, typer.Option(metavar="NAME", help="May be repeated; else all of them.")] = None,
+    fine_tune: Annotated[int, typer.Option(metavar="EPOCHS", help="Also train with each merger, this long.")] = 0,
+    plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Accuracy against work, as a picture.")] = None,
+    json: Annotated[Path | None, typer.Option(metavar="FILE", help="The rows, for machines.")] = None,
+) -> None:
+    """Run the trained network with every merger at several rates in every backend, image by image.
+
+    Exit status 1 if a backend predicts otherwise than the first one and the image is no certified near-tie.
+    """
+    _check_dataset("evaluate", dataset)
+    from tokenmerge.digits.command import evaluate_digits
+
+    rows = evaluate_digits(weights, tuple(backend or ()), tuple(merger or ()), fine_tune, plot, json)
+    if any(row.differ != row.near_ties for row in rows):
+        raise typer.Exit(1)
+
+
+def _check_dataset(command: str, name: str) -> None:
+    if name != "digits":
+        raise ValueError(f"{command}: `dataset` must be 'digits', got {name!r}")
+
+
+@app.command()
+def bench(
+    operation: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="tome, plan, merge, unmerge, attention, ats, patch_merger, ltm, "
+            "vit-tome, vit-ats, vit-patch_merger, growth; else tome."
+        ),
+    ] = None,
+    backend: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="May be repeated; else every installed one.")
+    ] = None,
+    device: Annotated[str | None, typer.Option(metavar="NAME", help="One of the backend's devices.")] = None,
+    dtype: Annotated[str, typer.Option(metavar="NAME", help="One of the backend's dtypes.")] = "float32",
+    shape: Annotated[
+        str | None, typer.Option(metavar="B=8,N=197,...", help="Else the shapes of docs/performance.md.")
+    ] = None,
+    network: Annotated[str, typer.Option(metavar="NAME", help="Of a whole network.")] = "vit_base_patch16_224",
+    seconds: Annotated[float, typer.Option(help="For each comparison.")] = 2.0,
+    threads: Annotated[int | None, typer.Option(help="Of PyTorch; else OMP_NUM_THREADS or all cores.")] = None,
+    json: Annotated[Path | None, typer.Option(metavar="FILE", help="The rows, for machines.")] = None,
+    plot: Annotated[Path | None, typer.Option(metavar="FILE", help="The rows as a picture.")] = None,
+) -> None:
+    """Time operators and networks against the textbook, other packages, and what the machine can do."""
+    from tokenmerge.bench.command import bench as run
+
+    try:
+        run(
+            tuple(operation or ("tome",)),
+            tuple(backend or ()),
+            device,
+            dtype,
+            shape,
+            network,
+            seconds,
+            threads,
+            json,
+            plot,
+        )
+    except ModuleNotFoundError as error:
+        raise _without_pictures("bench", error) from None

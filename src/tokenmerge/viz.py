@@ -1,7 +1,8 @@
-"""A picture of any plan, drawn from its matrix alone.
+"""A picture of any plan, drawn from its matrix, or from the slot of every patch.
 
 The matrix says everything a picture needs: which patches went together, which were dropped, what an output token is
-made of. So one routine draws every merger of every backend, and any composition of them.
+made of. So one routine, `draw_plan`, draws every merger of every backend, and any composition of them. Where groups are
+all there is to see, a slot per patch says the same without a matrix: `draw_groups`.
 """
 
 from __future__ import annotations
@@ -67,12 +68,44 @@ def draw_plan(
     axes.set_axis_off()
     if is_hard(matrix):
         _show(axes, group_image(matrix, image, grid, protected=protected))
-        _outline(axes, matrix, image, grid, protected)
+        _outline(axes, owners(matrix, protected=protected), image, grid)
         return
     rows = concentrated_rows(matrix, maps, protected=protected)
     for cell, row in zip(_cells(axes, len(rows)), rows, strict=True):
         cell.set_axis_off()
         _show(cell, heat_image(matrix[row, protected:], image, grid, cmap=cmap))
+
+
+def draw_groups(axes: Axes, owner: Array, image: Array, grid: tuple[int, int]) -> None:
+    """Draw groups of patches: each in the mean colour of its pixels, with outlines between the groups.
+
+    A patch that is alone in its group shows the image; a dropped one is faded.
+
+    Args:
+        axes: where to draw; its frame and ticks are taken away.
+        owner: `(rows * columns,)` integer, the group of every patch, row by row; -1 for a dropped one.
+        image, grid: as in `draw_plan`.
+
+    Raises:
+        TypeError: the image is not floating point.
+        ValueError: the shapes do not fit together.
+
+    >>> from matplotlib.figure import Figure
+    >>> axes = Figure().subplots()
+    >>> draw_groups(axes, np.array([0, 0, 7, -1]), np.zeros((8, 8, 3)), (2, 2))
+    >>> len(axes.images), len(axes.collections[0].get_segments())
+    (1, 3)
+    """
+    _check_image("draw_groups", image, grid)
+    if owner.shape != (grid[0] * grid[1],):
+        raise ValueError(f"draw_groups: `owner` must be ({grid[0] * grid[1]},), one group per patch, got {owner.shape}")
+    _, group = np.unique(owner, return_inverse=True)  # numbers without gaps
+    sums = np.zeros((group.max(initial=-1) + 1, 3))
+    np.add.at(sums, group, _patch_means(image, grid))
+    colours = sums / np.bincount(group)[:, None]
+    axes.set_axis_off()
+    _show(axes, _painted(np.where(owner < 0, -1, group), colours, image, grid))
+    _outline(axes, owner, image, grid)
 
 
 def is_hard(matrix: Array) -> bool:
@@ -107,10 +140,14 @@ def group_image(matrix: Array, image: Array, grid: tuple[int, int], *, protected
     weights, owner = matrix[:, protected:].astype(float), owners(matrix, protected=protected)
     mass = weights.sum(axis=1, keepdims=True)
     colours = np.divide(weights, mass, out=np.zeros_like(weights), where=mass != 0) @ _patch_means(image, grid)
-    members = np.bincount(owner[owner >= 0], minlength=len(matrix))
+    return _painted(owner, colours, image, grid)
 
+
+def _painted(owner: Array, colours: Array, image: Array, grid: tuple[int, int]) -> Array:
+    """The image with each group of patches in its colour `(P,3)`; a patch on its own as it is, dropped ones faded."""
+    members = np.bincount(owner[owner >= 0], minlength=len(colours))
     picture = np.array(image, dtype=float)
-    merged = (owner >= 0) & (members[owner] > 1) if len(matrix) else owner >= 0
+    merged = (owner >= 0) & (members[owner] > 1) if len(colours) else owner >= 0
     of_patches = np.zeros((owner.size, 3))
     of_patches[merged] = colours[owner[merged]]
     merged_pixels, dropped_pixels = _pixels(merged, image, grid), _pixels(owner < 0, image, grid)
@@ -168,13 +205,18 @@ def faded(image: Array) -> Array:
     return 0.7 + 0.3 * (0.2 * image + 0.8 * grey(image))
 
 
-def _check(matrix: Array, image: Array, grid: tuple[int, int], protected: int) -> None:
+def _check_image(owner: str, image: Array, grid: tuple[int, int]) -> None:
     rows, columns = grid
     if image.dtype.kind != "f":
-        raise TypeError(f"draw_plan: `image` must be floating point in [0, 1], got {image.dtype}")
+        raise TypeError(f"{owner}: `image` must be floating point in [0, 1], got {image.dtype}")
     if image.ndim != 3 or image.shape[2] != 3 or image.shape[0] % rows or image.shape[1] % columns:
         needed = f"(H, W, 3) with H and W multiples of the grid {rows} x {columns}"
-        raise ValueError(f"draw_plan: `image` must be {needed}, got {image.shape}")
+        raise ValueError(f"{owner}: `image` must be {needed}, got {image.shape}")
+
+
+def _check(matrix: Array, image: Array, grid: tuple[int, int], protected: int) -> None:
+    rows, columns = grid
+    _check_image("draw_plan", image, grid)
     if matrix.ndim != 2 or matrix.shape[1] != protected + rows * columns:
         raise ValueError(
             f"draw_plan: `matrix` must be (P, N) with N = {protected} protected + {rows} x {columns} patches = "
@@ -195,11 +237,11 @@ def _pixels(values: Array, image: Array, grid: tuple[int, int]) -> Array:
     return np.repeat(tall, image.shape[1] // columns, axis=1)
 
 
-def _outline(axes: Axes, matrix: Array, image: Array, grid: tuple[int, int], protected: int) -> None:
+def _outline(axes: Axes, owner: Array, image: Array, grid: tuple[int, int]) -> None:
     """Lines where neighbouring patches belong to different groups."""
     from matplotlib.collections import LineCollection
 
-    owner = owners(matrix, protected=protected).reshape(grid)
+    owner = owner.reshape(grid)
     high, wide = image.shape[0] / grid[0], image.shape[1] / grid[1]
     upright = [
         [((column + 1) * wide, row * high), ((column + 1) * wide, (row + 1) * high)]

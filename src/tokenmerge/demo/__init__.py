@@ -8,8 +8,9 @@ from pathlib import Path
 
 from rich.console import Console
 
+from tokenmerge import panels, photo
 from tokenmerge.backends import available_backends, get_backend
-from tokenmerge.demo import compare, features, photo, picture, stages, table
+from tokenmerge.demo import compare, features, picture, stages, table
 
 FEWEST, MOST = 4, 64  # patches in a row
 
@@ -46,7 +47,7 @@ def run(
     if not FEWEST <= side <= MOST:
         least, most = FEWEST * patch_size, MOST * patch_size
         raise ValueError(f"demo: `size` must be {FEWEST} to {MOST} patches, {least} to {most} pixels, got {size}")
-    picture.check_out(out)
+    panels.check_out(out, owner="demo")
     names = list(dict.fromkeys(backends)) or [
         name for name, info in available_backends().items() if info.available and name != "spec"
     ]

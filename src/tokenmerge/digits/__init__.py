@@ -1,0 +1,1 @@
+"""A really trained network: a small ViT on the digits of scikit-learn, in every backend (docs/guides/choosing.md)."""

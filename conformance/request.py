@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from types import ModuleType
 
@@ -71,7 +71,8 @@ def request(
     Args:
         backend: a name known to the registry, or the dotted name of a module.
         device: one of the backend's `devices()`; None for its default.
-        dtypes: some of the backend's `DTYPES`; none for all.
+        dtypes: some of the backend's `DTYPES`; none for all, or, in a quick look at a backend that compiles, for the
+            fewest in which every check runs.
         mergers: some of the backend's; none for all.
         level: a key of `LEVELS`.
         seed: of the examples; None for the same ones in every run.
@@ -95,16 +96,17 @@ def request(
         check_choice("conformance", "dtype", dtype, module.DTYPES)
     for merger in mergers:
         check_choice("conformance", "merger", merger, [name for name in MERGERS if name in module.MERGERS])
-    return Request(
-        backend,
-        module,
-        device,
-        tuple(dict.fromkeys(dtypes)) or tuple(module.DTYPES),
-        tuple(select(mergers or MERGERS)),
-        level,
-        seed,
-        skips or {},
-    )
+    checks = tuple(select(mergers or MERGERS))
+    chosen = tuple(dict.fromkeys(dtypes)) or _dtypes(module, checks, level)
+    return Request(backend, module, device, chosen, checks, level, seed, skips or {})
+
+
+def _dtypes(module: ModuleType, checks: Iterable[Check], level: str) -> tuple[str, ...]:
+    """All that a backend has. A quick look where everything is compiled anew: those that some check is only for."""
+    if level == "quick" and getattr(module, "COMPILES", False):
+        only = {check.dtype for check in checks}
+        return tuple(dtype for dtype in module.DTYPES if dtype in only) or tuple(module.DTYPES)
+    return tuple(module.DTYPES)
 
 
 def load(backend: str) -> ModuleType:

@@ -140,8 +140,12 @@ def _installed() -> list[Mutant]:
 
 
 def _checks(mutant: Mutant) -> list[Check]:
-    """Those that may notice: first those of the rule that is broken, and of them the one about fewest others."""
-    checks = sorted(select(mutant.mergers), key=lambda check: (mutant.rule not in check.rules, len(check.rules)))
+    """Those that may notice: first those of the broken rule, of them the cheap ones, of them those about few rules."""
+
+    def order(check: Check) -> tuple[bool, bool, int]:
+        return mutant.rule not in check.rules, check.share <= 0.1, len(check.rules)
+
+    checks = sorted(select(mutant.mergers), key=order)
     return checks if mutant.backend == "numpy" else [_first_failure(check) for check in checks]
 
 

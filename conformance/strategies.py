@@ -1,10 +1,14 @@
 """Hypothesis strategies: cases of every merger.
 
-Shapes come from a small fixed pool, because a compiling backend compiles once per shape; values are free. Three kinds:
+Shapes and options come from small fixed pools, because a compiling backend compiles once for each of them; values are
+free. Three kinds:
 
 - "generic": ordinary floats, with now and then a zero vector, a copy of another token, or one scaled by a power of ten;
 - "exact": numbers whose arithmetic is exact in every precision, full of ties, so that decisions must be the spec's own;
 - "degenerate": empty and tiny shapes, all tokens equal or zero, nothing real, options larger than possible.
+
+Where every shape and option costs a compilation, all kinds but the degenerate one share their shapes, and options come
+from few combinations: those in which each value occurs, or each pair of values of two options.
 """
 
 from __future__ import annotations
@@ -31,6 +35,7 @@ SHAPES = {
     "degenerate": [(0, 6), (2, 0), (2, 1), (3, 2), (1, 3), (2, 6)],
     "large": [(1, 197), (1, 577), (1, 1024)],
 }
+COMPILED = {"generic": [(2, 9), (1, 80)], "exact": [(2, 9), (1, 80)], "degenerate": [(0, 6), (2, 0), (2, 1), (1, 3)]}
 seeds = st.integers(0, 2**32 - 1)
 
 
@@ -44,6 +49,7 @@ def cases(
     shape: tuple[int, int] | None = None,
     mask: Array | None = None,
     fixed: dict[str, Any] | None = None,
+    turn: int = 0,
 ) -> Case:
     """A case of a merger.
 
@@ -51,19 +57,26 @@ def cases(
         merger: one of the four.
         kind: "generic", "exact", "degenerate" or "large".
         padded: whether to draw a mask; None for sometimes.
-        options: "free"; "covering", from a set in which every pair of them occurs; or "typical", always the same.
+        options: "free"; "pairs" or "values", from a set in which every pair or every value of them occurs; or
+            "typical", always the same.
         shape: `(B,N)`; None for one of `SHAPES[kind]`.
         mask: `(B,N)`, where the shape is given.
         fixed: options of `SPACES` that have one value only.
+        turn: which of the combinations of "pairs" or "values" comes first.
     """
     fixed = fixed or {}
-    space: dict[str, tuple[Any, ...]] = {"shape": tuple(SHAPES[kind]) if shape is None else (shape,)}
+    few = options in COVERING
+    shapes = COMPILED.get(kind, SHAPES[kind]) if few else SHAPES[kind]
+    space: dict[str, tuple[Any, ...]] = {"shape": tuple(shapes) if shape is None else (shape,)}
     space["padded"] = (padded,) if padded is not None else (False,) if kind == "large" or shape else (False, True)
     space |= {"sized": (False, True)} | SPACES[merger]
-    if options == "covering":
-        # of the same set as without `fixed`, so that nothing is compiled that would not be compiled anyway
-        rows = [row for row in covering(tuple(space.items())) if all(row[n] == value for n, value in fixed.items())]
-        choice = draw(st.sampled_from(rows), label="shape and options")
+    if few:
+        # of one set, whatever is fixed, so that nothing is compiled that would not be compiled anyway
+        rows = COVERING[options](tuple((space | {"padded": (False, True)}).items()))
+        wanted = fixed | ({"padded": space["padded"][0]} if len(space["padded"]) == 1 else {})
+        rows = [row for row in rows if row | wanted == row] or [row | wanted for row in rows[:2]]
+        first = turn % len(rows)
+        choice = draw(st.sampled_from(rows[first:] + rows[:first]), label="shape and options")
     elif options == "typical":
         choice = {name: values[0] for name, values in space.items()} | fixed
     else:
@@ -101,6 +114,26 @@ def covering(space: tuple[tuple[str, tuple[Any, ...]], ...]) -> list[dict[str, A
         missing -= {_pair(a, row[a], b, row[b]) for a, b in combinations(row, 2)}
         rows.append({names[k]: space[k][1][value] for k, value in row.items()})
     return rows
+
+
+@cache
+def each_value(space: tuple[tuple[str, tuple[Any, ...]], ...]) -> list[dict[str, Any]]:
+    """Fewer choices still, in which every value of every option occurs, with and without padding.
+
+    >>> len(each_value((("a", (1, 2, 3)), ("padded", (False, True)), ("b", (1, 2)))))
+    6
+    """
+    values = dict(space)
+    padded = values.pop("padded")
+    return [
+        # the second round of an option begins one further for every second option, or they would all go in step
+        {n: v[(i + i // len(v) * (j % 2)) % len(v)] for j, (n, v) in enumerate(values.items())} | {"padded": each}
+        for i in range(max(map(len, values.values())))
+        for each in padded
+    ]
+
+
+COVERING = {"pairs": covering, "values": each_value}
 
 
 def _pair(i: int, u: int, j: int, v: int) -> tuple[int, int, int, int]:
@@ -192,6 +225,7 @@ def ats(draw: Draw, kind: str, shape: tuple[int, int], mask: Array | None, choic
             row *= draw(st.sampled_from([0.0, 1.0]), label="attention is there")
         elif draw(st.booleans(), label="some scores are zero"):
             row *= rng.random(row.shape) < 0.5
+            row[rng.random(b) < 0.3] = 0  # and all of a sample
         row /= np.maximum(row.sum(axis=2, keepdims=True), 1e-30)
     attn = row
     if choice["whole attention matrix"]:

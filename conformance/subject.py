@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from types import ModuleType
+from typing import Any
 
 from hypothesis.strategies import SearchStrategy
 
@@ -37,6 +38,7 @@ class Subject:
         module: the backend.
         dtype: one of its `DTYPES`.
         device: one of its `devices()`, or None for its default.
+        level: how thorough; the runner sets it.
         budgets: share of the rounding budget that each comparison used, in order; the runner empties it.
         budgets_of: the same per rule, the worst of each call of `demand`; "" for comparisons that name no rule.
     """
@@ -45,12 +47,24 @@ class Subject:
     module: ModuleType
     dtype: str
     device: str | None = None
+    level: str = "ci"
     budgets: list[float] = field(default_factory=list)
     budgets_of: dict[str, list[float]] = field(default_factory=dict)
 
-    def cases(self, merger: str, kind: str, padded: bool | None = None) -> SearchStrategy[Case]:
+    def cases(
+        self, merger: str, kind: str, padded: bool | None = None, fixed: dict[str, Any] | None = None
+    ) -> SearchStrategy[Case]:
         """Cases for this backend: of few shapes and options where each of them is compiled anew."""
-        return cases(merger, kind, padded, "covering" if self.compiles else "free")
+        return cases(merger, kind, padded, fixed=fixed, **self.options)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """How `cases` chooses shapes and options. Where they are very few, every dtype begins with another one."""
+        if not self.compiles:
+            return {"options": "free"}
+        if self.level != "quick":
+            return {"options": "pairs"}
+        return {"options": "values", "turn": 2 * self.module.DTYPES.index(self.dtype)}
 
     @property
     def compiles(self) -> bool:

@@ -178,6 +178,34 @@ def test_a_check_without_a_case_can_be_repeated() -> None:
     assert "repeat('unlike', 'ltm-errors', 'float32', level='quick', seed=3)" in found.repeat
 
 
+def test_plans_are_moved_where_there_are_two_devices(backend: Callable[[str], str]) -> None:
+    alone = request("numpy", dtypes=("float32",), level="quick").run("float32", CHECKS["tome-moved"])
+    assert (alone.status, alone.message) == ("not applicable", "the backend has no 2 devices here")
+    two = request(backend("from tokenmerge.backends.numpy import *\n" + ODD_DEVICE), level="quick")
+    for merger in ("tome", "ats", "patch_merger", "ltm"):
+        found = two.run("float32", CHECKS[f"{merger}-moved"])
+        assert found.status == "passed", found.message
+    assert "odd" in two.module.SEEN
+
+
+def test_a_check_does_not_apply_without_the_function_that_it_needs() -> None:
+    asked = request("numpy", level="quick")
+    module = ModuleType("objects_only")
+    module.__dict__.update({n: v for n, v in vars(asked.module).items() if n != "ltm"} | {"gradient": None})
+    found = replace(asked, module=module).run("float64", CHECKS["ltm-parameter-gradient"])
+    assert (found.status, found.message) == ("not applicable", "the backend has no ltm.plan")
+
+
+def test_a_quick_look_at_a_backend_that_compiles(backend: Callable[[str], str]) -> None:
+    name = backend("from tokenmerge.backends.numpy import *\nCOMPILES = True\n")
+    asked = {level: request(name, level=level) for level in ("quick", "ci")}
+    assert asked["quick"].dtypes == ("float32", "float64")  # every check runs in one of them
+    assert asked["ci"].dtypes == ("float16", "float32", "float64")
+    assert request(name, level="quick", dtypes=("float16",)).dtypes == ("float16",)
+    examples = [each.run("float32", CHECKS["ltm-generic"]).examples for each in asked.values()]
+    assert examples == [1, 20]
+
+
 def test_ctrl_c_reports_what_was_found(backend: Callable[[str], str], tmp_path: Path) -> None:
     if os.name != "posix":
         pytest.skip("needs signals")

@@ -5,6 +5,8 @@ The semantics are those of `tokenmerge.spec.information_bottleneck`; `mask_score
 
 from __future__ import annotations
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 
@@ -29,9 +31,14 @@ def cluster_scores(f: Array, centroids: Array, beta: float) -> Array:
     [[0.5, 0.5]]
     """
     check.cluster_scores(f, centroids, beta)
+    return _cluster_scores(f, centroids, float(beta))
+
+
+@jax.jit
+def _cluster_scores(f: Array, centroids: Array, beta: float) -> Array:
     f, centroids = _in_working_precision(f, centroids)
     unit = safe_divide(f, safe_norm(f, axis=1, keepdims=True))
-    return softmax(-float(beta) * jnp.sum(jnp.square(unit[:, None, :] - centroids[None]), axis=2))
+    return softmax(-beta * jnp.sum(jnp.square(unit[:, None, :] - centroids[None]), axis=2))
 
 
 def estimate_q(phi_out: Array, labels: Array, num_classes: int | None = None) -> Array:
@@ -46,6 +53,11 @@ def estimate_q(phi_out: Array, labels: Array, num_classes: int | None = None) ->
     """
     check.estimate_q(phi_out, labels, num_classes)
     classes = int(labels.max(initial=-1)) + 1 if num_classes is None else num_classes
+    return _estimate_q(phi_out, labels, classes)
+
+
+@partial(jax.jit, static_argnums=2)
+def _estimate_q(phi_out: Array, labels: Array, classes: int) -> Array:
     (phi_out,) = _in_working_precision(phi_out)
     one_hot = (_index(labels)[:, None] == jnp.arange(classes)[None]).astype(phi_out.dtype)
     return safe_divide(matmul(phi_out.T, one_hot), jnp.sum(one_hot, axis=0, keepdims=True))
@@ -64,11 +76,16 @@ def ib_bound(phi_in: Array, phi_out: Array, labels: Array, q: Array) -> Array:
     >>> round(float(bound), 6)
     0.693147
     """
-    s = check.ib_bound(phi_in, phi_out, labels, q)
+    check.ib_bound(phi_in, phi_out, labels, q)
+    return _ib_bound(phi_in, phi_out, labels, q)
+
+
+@jax.jit
+def _ib_bound(phi_in: Array, phi_out: Array, labels: Array, q: Array) -> Array:
     into, out, q = _in_working_precision(phi_in, phi_out, q)
     kept = jnp.sum(out, axis=1) * jnp.sum(into * _log(into), axis=1)
     explained = jnp.sum(out * _log(q)[:, _index(labels)].T, axis=1)
-    return jnp.sum(kept - explained) / max(s, 1)
+    return jnp.sum(kept - explained) / max(phi_in.shape[0], 1)
 
 
 def mutual_information(p_ab: Array) -> Array:
@@ -78,6 +95,11 @@ def mutual_information(p_ab: Array) -> Array:
     0.693147
     """
     check.array("information_bottleneck", "p_ab", p_ab, "A B")
+    return _mutual_information(p_ab)
+
+
+@jax.jit
+def _mutual_information(p_ab: Array) -> Array:
     (p,) = _in_working_precision(p_ab)
     return jnp.sum(p * (_log(p) - _log(jnp.sum(p, axis=1, keepdims=True)) - _log(jnp.sum(p, axis=0, keepdims=True))))
 
@@ -95,6 +117,11 @@ def mask_scores(z: Array, mask: Array, centroids: Array) -> Array:
     [[0.25, 0.25, 0.25, 0.25]]
     """
     check.mask_scores(z, mask, centroids)
+    return _mask_scores(z, mask, centroids)
+
+
+@jax.jit
+def _mask_scores(z: Array, mask: Array, centroids: Array) -> Array:
     z, mask, centroids = _in_working_precision(z, mask, centroids)
     merged = matmul(jnp.swapaxes(mask, 1, 2), z)
     return softmax(-jnp.sum(jnp.square(merged[:, None] - centroids[None]), axis=(2, 3)))
@@ -114,9 +141,15 @@ def ib_gradient(z: Array, mask: Array, centroids: Array, q: Array, labels: Array
     >>> (ib_gradient(z, mask, centroids, q, jnp.array([0])) / jnp.log(2.0)).round(1).tolist()
     [[[1.5], [3.0]]]
     """
-    phi = mask_scores(z, mask, centroids)
+    check.mask_scores(z, mask, centroids)
     check.array("information_bottleneck", "q", q, "A Y", A=centroids.shape[0])
     check.array("information_bottleneck", "labels", labels, "B", "integer", B=z.shape[0])
+    return _ib_gradient(z, mask, centroids, q, labels)
+
+
+@jax.jit
+def _ib_gradient(z: Array, mask: Array, centroids: Array, q: Array, labels: Array) -> Array:
+    phi = _mask_scores(z, mask, centroids)
     z, centroids, q = _in_working_precision(z, centroids, q)
     log_q = _log(q)[:, _index(labels)].T
     surprise = phi * (log_q - jnp.sum(phi * log_q, axis=1, keepdims=True))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 import jax
@@ -143,12 +144,15 @@ class PartitionPlan(Plan):
     def _batch(self) -> int:
         return self.assignment.shape[0]
 
-    @jax.jit
     def _member(self) -> Array:
         """`(B,P,N)` bool: token n is in slot p."""
         return _index(self.assignment)[:, None, :] == jnp.arange(self.num_tokens_out)[None, :, None]
 
     def share(self) -> Array:
+        return self._share()
+
+    @jax.jit
+    def _share(self) -> Array:
         return jnp.swapaxes(self._member(), 1, 2).astype(float)
 
     def matrix(self, size: Array | None = None) -> Array:
@@ -168,7 +172,11 @@ class PartitionPlan(Plan):
         return self._sum_groups(self._weights(size)[:, :, None] * kept.astype(size.dtype)).astype(x.dtype)
 
     def merge_size(self, size: Array | None = None) -> Array:
-        return self._sum_groups(self._sizes(size)[:, :, None])[:, :, 0]
+        return self._merge_size(self._sizes(size))
+
+    @jax.jit
+    def _merge_size(self, size: Array) -> Array:
+        return self._sum_groups(size[:, :, None])[:, :, 0]
 
     def unmerge(self, y: Array) -> Array:
         return _gather_or_zero(self._check_unmerge(y), self.assignment)
@@ -179,7 +187,6 @@ class PartitionPlan(Plan):
         total, count = jnp.moveaxis(_gather_or_zero(sums, self.assignment), 2, 0)
         return safe_divide(jnp.where(total == 0, 1, size), jnp.where(total == 0, count, total))
 
-    @jax.jit
     def _sum_groups(self, values: Array) -> Array:
         """Sum `(B,N,C)` over the members of every slot: `(B,P,C)`; dropped tokens go to a row that is not there."""
         b, _, c = values.shape
@@ -221,22 +228,37 @@ class SelectionPlan(Plan):
         return self.indices.shape[0]
 
     def matrix(self, size: Array | None = None) -> Array:
-        return self._one_hot().astype(float if size is None else working_dtype(jnp.asarray(size)))
+        return self._matrix(None if size is None else working_dtype(jnp.asarray(size)))
+
+    @partial(jax.jit, static_argnums=1)
+    def _matrix(self, dtype: np.dtype[Any] | None) -> Array:
+        return self._one_hot().astype(float if dtype is None else dtype)
 
     def merge(self, x: Array, size: Array | None = None) -> Array:
         x, _ = self._check_merge(x, size)
         return self._take(x)
 
     def share(self) -> Array:
+        return self._share()
+
+    @jax.jit
+    def _share(self) -> Array:
         return jnp.swapaxes(self.matrix(), 1, 2)
 
     def merge_size(self, size: Array | None = None) -> Array:
-        return self._take(self._sizes(size)[:, :, None])[:, :, 0]
-
-    def unmerge(self, y: Array) -> Array:
-        return _gather_or_zero(self._check_unmerge(y), _assignment(self))
+        return self._merge_size(self._sizes(size))
 
     @jax.jit
+    def _merge_size(self, size: Array) -> Array:
+        return self._take(size[:, :, None])[:, :, 0]
+
+    def unmerge(self, y: Array) -> Array:
+        return self._unmerge(self._check_unmerge(y))
+
+    @jax.jit
+    def _unmerge(self, y: Array) -> Array:
+        return _gather_or_zero(y, _assignment(self))
+
     def _one_hot(self) -> Array:
         one_hot = _index(self.indices)[:, :, None] == jnp.arange(self.num_tokens_in)[None, None, :]
         return one_hot if self.mask is None else one_hot & self.mask[:, :, None]
@@ -279,7 +301,7 @@ class DensePlan(Plan):
 
     def merge(self, x: Array, size: Array | None = None) -> Array:
         x, _ = self._check_merge(x, size)
-        return _apply(self.weights, x).astype(x.dtype)
+        return _apply(self.weights, x, x.dtype)
 
     def share(self) -> Array:
         return self._share()
@@ -291,11 +313,18 @@ class DensePlan(Plan):
 
     def merge_size(self, size: Array | None = None) -> Array:
         size = self._sizes(size, self.matrix()) if size is None else self._sizes(size)
-        return _apply(jnp.swapaxes(self.share(), 1, 2), size[:, :, None])[:, :, 0].astype(size.dtype)
+        return self._merge_size(size)
+
+    @jax.jit
+    def _merge_size(self, size: Array) -> Array:
+        return _apply(jnp.swapaxes(self.share(), 1, 2), size[:, :, None], size.dtype)[:, :, 0]
 
     def unmerge(self, y: Array) -> Array:
-        y = self._check_unmerge(y)
-        return _apply(self.share(), y).astype(y.dtype)
+        return self._unmerge(self._check_unmerge(y))
+
+    @jax.jit
+    def _unmerge(self, y: Array) -> Array:
+        return _apply(self.share(), y, y.dtype)
 
 
 def compose(first: Plan, second: Plan, size: Array | None = None) -> Plan:
@@ -313,7 +342,7 @@ def compose(first: Plan, second: Plan, size: Array | None = None) -> Plan:
     """
     check_composable(first.num_tokens_out, second.num_tokens_in)
     if isinstance(first, DensePlan) or isinstance(second, DensePlan):
-        return DensePlan(_apply(second.matrix(first.merge_size(size)), first.matrix(size)), second.mask)
+        return DensePlan(_product(second.matrix(first.merge_size(size)), first.matrix(size)), second.mask)
     if isinstance(first, SelectionPlan) and isinstance(second, SelectionPlan):
         step = _index(second.indices)
         indices = jnp.take_along_axis(_index(first.indices), step, axis=1)
@@ -321,9 +350,13 @@ def compose(first: Plan, second: Plan, size: Array | None = None) -> Plan:
             return SelectionPlan(indices, None, first.num_tokens_in)
         mask = jnp.take_along_axis(_real(first), step, axis=1) & _real(second)
         return SelectionPlan(jnp.where(mask, indices, 0), mask, first.num_tokens_in)
-    step_one, step_two = _assignment(first), _assignment(second)
-    assignment = _gather_or_zero(step_two[:, :, None] + 1, step_one)[:, :, 0] - 1  # what was dropped stays dropped
-    return PartitionPlan(assignment, second.num_tokens_out, second.mask)
+    return PartitionPlan(_traced(first, second), second.num_tokens_out, second.mask)
+
+
+@jax.jit
+def _traced(first: Plan, second: Plan) -> Array:
+    """The slot of the second plan where every token of the first arrives; what was dropped stays dropped."""
+    return _gather_or_zero(_assignment(second)[:, :, None] + 1, _assignment(first))[:, :, 0] - 1
 
 
 def _index(array: Array) -> Array:
@@ -354,8 +387,13 @@ def _gather_or_zero(y: Array, slot: Array) -> Array:
     return jnp.take_along_axis(y, row[:, :, None], axis=1, mode="fill", fill_value=0)
 
 
+@partial(jax.jit, static_argnums=2)
+def _apply(matrix: Array, vectors: Array, dtype: np.dtype[Any]) -> Array:
+    """`matrix @ vectors` in the working precision of both, then in a dtype."""
+    return _product(matrix, vectors).astype(dtype)
+
+
 @jax.jit
-def _apply(matrix: Array, vectors: Array) -> Array:
-    """`matrix @ vectors` in the working precision of both."""
+def _product(matrix: Array, vectors: Array) -> Array:
     work = working_dtype(matrix, vectors)
     return matmul(matrix.astype(work), vectors.astype(work))

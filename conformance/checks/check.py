@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
 from tokenmerge.conformance.rules import rules
@@ -26,8 +27,11 @@ class Check:
         rules: ids of the rules of the spec that it tests.
         function: takes the subject and Hypothesis data; raises `Mismatch`.
         share: of the examples of a level, for checks that are slow.
-        needs: attribute of the backend without which the check does not apply, or None.
+        needs: what the backend must have for the check to apply: attributes with spaces between, such as
+            "gradient ltm.plan"; None for nothing.
         dtype: the only dtype in which it applies, or None for all.
+        devices: how many the backend must have for the check to apply.
+        shrinks: whether a smaller failure is searched for.
     """
 
     id: str
@@ -38,6 +42,8 @@ class Check:
     share: float = 1.0
     needs: str | None = None
     dtype: str | None = None
+    devices: int = 1
+    shrinks: bool = True
 
     @property
     def room(self) -> str:
@@ -47,10 +53,15 @@ class Check:
         """None if it applies, or why it does not."""
         if self.dtype not in (None, subject.dtype):
             return f"only in {self.dtype}"
-        if self.needs is not None and not hasattr(subject.module, self.needs):
-            return f"the backend has no {self.needs}"
         if self.room in MERGERS and self.room not in subject.module.MERGERS:
             return f"the backend has no {self.room}"
+        for name in (self.needs or "").split():
+            try:
+                attrgetter(name)(subject.module)
+            except AttributeError:
+                return f"the backend has no {name}"
+        if self.devices > 1 and len(subject.module.devices()) < self.devices:
+            return f"the backend has no {self.devices} devices here"
         return None
 
 
@@ -76,13 +87,15 @@ def check_each(
 ) -> Callable[[PerMerger], PerMerger]:
     """Register one function as a check of every merger: it takes the subject, the data and the merger's name.
 
-    A rule that belongs to another merger is left out.
+    A rule that belongs to another merger is left out, and "{merger}" in `needs` is its name.
     """
+    needs = options.pop("needs", None) or ""
 
     def register(function: PerMerger) -> PerMerger:
         for merger in mergers:
             own = (rule for rule in rules if rule.partition("-")[0] not in set(PREFIXES.values()) - {PREFIXES[merger]})
-            check(f"{merger}-{id}", tier, statement, *own, **options)(_for_merger(function, merger))
+            needed = needs.format(merger=merger) or None
+            check(f"{merger}-{id}", tier, statement, *own, needs=needed, **options)(_for_merger(function, merger))
         return function
 
     return register

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from tokenmerge.conformance.checks.check import blame, check, check_each
-from tokenmerge.conformance.strategies import seeds
+from tokenmerge.conformance.strategies import cases, seeds
 from tokenmerge.conformance.subject import Mismatch, Subject
 from tokenmerge.conformance.verdict import exactly
 
@@ -76,6 +76,33 @@ def very_large_and_very_small(subject: Subject, data: Any) -> None:
 )
 def large(subject: Subject, data: Any, merger: str) -> None:
     subject.judge(data.draw(subject.cases(merger, "large")))
+
+
+# At least what a merger has to decide at N = 4096: r or K fixed, the class row alone, a mask that is not square.
+LARGEST: dict[str, dict[str, Any]] = {
+    "tome": {"r": "a quarter", "protected": 1},
+    "ats": {"max_tokens": 64},
+    "patch_merger": {},
+    "ltm": {"compression_ratio": 0.25},
+}
+
+
+@check_each(
+    "largest",
+    2,
+    "The same holds for the tokens of a whole large image, N = 4096 (577 in a quick look).",
+    "TOME-5",
+    "TOME-6",
+    "ATS-4",
+    "ATS-5",
+    "PM-2",
+    "LTM-4",
+    share=0.025,
+    shrinks=False,  # its shape is what it is, and a failure in fewer tokens is for the other checks to find
+)
+def largest(subject: Subject, data: Any, merger: str) -> None:
+    shape = (1, 577 if subject.level == "quick" else 4096)
+    subject.judge(data.draw(cases(merger, "large", options="typical", shape=shape, fixed=LARGEST[merger])))
 
 
 @check_each(

@@ -47,13 +47,11 @@ def precision(subject: Subject, data: Any) -> None:
     "ATS-2",
     "ATS-7",
     "ATS-9",
-    needs="ats",
+    needs="ats.scores",
 )
 def scores(subject: Subject, data: Any) -> None:
     case = data.draw(subject.cases("ats", "generic"))
     module, score = subject.module, case.config["score"]
-    if not hasattr(module.ats, "scores"):
-        return
     attn = case.inputs["attn"]
     row = replace(case, inputs=case.inputs | {"attn": attn if attn.ndim == 3 else attn[:, :, 0]})
     # where the class row alone is right, what is wrong comes from another row

@@ -96,16 +96,14 @@ def gradient(subject: Subject, data: Any, merger: str) -> None:
     "The learned parameters of soft mergers receive the gradient of the formula.",
     "CALL-6",
     mergers=("patch_merger", "ltm"),
-    needs="gradient",
+    needs="gradient {merger}.plan",
     dtype="float64",
     share=0.2,
 )
 def parameter_gradient(subject: Subject, data: Any, merger: str) -> None:
     case = data.draw(subject.cases(merger, "generic"))
     case.inputs["x"] = np.random.default_rng(1).standard_normal(case.inputs["x"].shape)
-    module, functions = subject.module, getattr(subject.module, merger, None)
-    if functions is None:
-        return
+    module, functions = subject.module, getattr(subject.module, merger)
     options = {key: value for key, value in case.config.items() if key not in ("dim", "num_tokens_out", "use_bias")}
     call = {name: case.inputs[name] for name in ("mask", "prior") if name in case.inputs}
     names = list(case.params)

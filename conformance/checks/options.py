@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from tokenmerge.conformance.checks.check import Function, check
 from tokenmerge.conformance.rules import rules
-from tokenmerge.conformance.strategies import SHAPES, cases
+from tokenmerge.conformance.strategies import SHAPES
 from tokenmerge.conformance.subject import Subject
 
 MOST_TOKENS = max(SHAPES["exact"], key=lambda shape: shape[1])
@@ -30,8 +30,7 @@ FIXED: dict[str, tuple[tuple[str, ...], dict[str, Any], tuple[str, ...]]] = {
 def _fixed(merger: str, options: dict[str, Any], kinds: tuple[str, ...]) -> Function:
     def function(subject: Subject, data: Any) -> None:
         kind = data.draw(st.sampled_from(kinds), label="kind of input")
-        space = "covering" if subject.compiles else "free"
-        case = data.draw(cases(merger, kind, padded=False, options=space, fixed=options))
+        case = data.draw(subject.cases(merger, kind, padded=False, fixed=options))
         subject.judge(case, exact=kind == "exact")
 
     return function

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -54,6 +55,29 @@ def pickled(subject: Subject, data: Any, merger: str) -> None:
     subject.demand(case, *same(copied, outcome, why="of a pickled plan"))
     for name in ("num_tokens_in", "num_tokens_out"):
         subject.demand(case, exactly(f"{name} of a pickled plan", copied.plan[name], outcome.plan[name], "CALL-10"))
+
+
+@check_each(
+    "moved", 2, "A plan that is moved to another device works there as before.", "CALL-10", devices=2, share=0.3
+)
+def moved(subject: Subject, data: Any, merger: str) -> None:
+    case = data.draw(subject.cases(merger, "generic"))
+    outcome = subject.run(case)
+    module, made = subject.module, outcome.result.plan
+
+    def move(array: Any, device: str, dtype: str | None = None) -> Any:
+        return module.from_numpy(module.to_numpy(array), dtype, device)
+
+    with context(module, subject.dtype):
+        for device in module.devices():
+            fields = {name: getattr(made, name, None) for name in ("assignment", "indices", "weights", "mask")}
+            plan = replace(made, **{n: move(array, device) for n, array in fields.items() if array is not None})
+            tokens = move(outcome.result.tokens, device, subject.dtype)
+            result = outcome.result._replace(tokens=tokens, plan=plan)
+            size = give(case, module, subject.dtype, device).get("size")
+            there = read(result, outcome.inputs, size, module, subject.dtype)
+            with blame("CALL-10"):  # another device rounds otherwise: the same bounds, not the same bits
+                subject.demand(case, *judge(case, there).findings)
 
 
 @check_each(

@@ -7,10 +7,10 @@ from tokenmerge.conformance.mutants.mutant import Mutant
 
 
 def _mutant(
-    name: str, rule: str, what: str, merger: str, *changes: tuple[str, str], file: str = "plan", dtype: str = "float32"
+    name: str, rule: str, what: str, mergers: str, *changes: tuple[str, str], file: str = "plan", dtype: str = "float32"
 ) -> Mutant:
     edits = tuple(Edit(file, old, new) for old, new in changes)
-    return Mutant(f"plan-{name}", rule, what, edits, mergers=(merger,), dtype=dtype)
+    return Mutant(f"plan-{name}", rule, what, edits, mergers=tuple(mergers.split()), dtype=dtype)
 
 
 _DENSE_SHARE = "safe_divide(self.weights, self.weights.sum(axis=1, keepdims=True))"
@@ -118,7 +118,7 @@ MUTANTS = (
         "composed-without-sizes",
         "PLAN-5",
         "Composing takes all sizes for one.",
-        "tome",
+        "tome ltm",
         (_COMPOSED, "return DensePlan(second.matrix() @ first.matrix(), second.mask)"),
     ),
     _mutant(

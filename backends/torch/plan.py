@@ -14,6 +14,7 @@ import torch
 from torch.utils import _pytree as pytree
 
 from tokenmerge.backends.torch.precision import matmul, safe_divide, working_dtype
+from tokenmerge.backends.torch.segments import sum_rows
 from tokenmerge.spec.arguments import check_composable
 from tokenmerge.spec.calls import Calls
 
@@ -134,12 +135,19 @@ class PartitionPlan(Plan):
         return torch.where(self._member(), self._weights(size)[:, None, :], 0)
 
     def merge(self, x: Tensor, size: Tensor | None = None) -> Tensor:
-        size = self._check_merge(x, size)
-        # a token alone in its slot has weight exactly 1 and comes through unchanged, to the last bit
-        return self._sum_groups(self._weights(size)[:, :, None] * x).to(x.dtype)
+        return self.merge_both(x, size)[0]
 
     def merge_size(self, size: Tensor | None = None) -> Tensor:
-        return self._sum_groups(self._sizes(size, torch.float32)[:, :, None])[:, :, 0]
+        return self._total(self._sizes(size, torch.float32))
+
+    def merge_both(self, x: Tensor, size: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """`merge(x, size)` and `merge_size(size)`, whose sums are the same."""
+        (b, n, c), sizes = x.shape, self._check_merge(x, size)
+        # a token alone in its slot has weight exactly 1 and comes through unchanged, to the last bit
+        weights, total = self._shares(sizes, size is None)
+        values = x.to(weights.dtype).reshape(b * n, c)
+        merged = sum_rows(values, weights.reshape(-1), self._place(), b * self.num_tokens_out)
+        return merged.reshape(b, self.num_tokens_out, c).to(x.dtype), total
 
     def unmerge(self, y: Tensor) -> Tensor:
         self._check_unmerge(y)
@@ -147,18 +155,34 @@ class PartitionPlan(Plan):
 
     def _weights(self, size: Tensor) -> Tensor:
         """`(B,N)`, each token's share of its slot; equal shares where the sizes add up to zero."""
-        sums = self._sum_groups(torch.stack([size, torch.ones_like(size)], dim=2))
-        total, count = _gather_or_zero(sums, self.assignment).unbind(dim=2)
-        return safe_divide(torch.where(total == 0, 1, size), torch.where(total == 0, count, total))
+        return self._shares(size)[0]
 
-    def _sum_groups(self, values: Tensor) -> Tensor:
-        """Sum `(B,N,C)` over the members of every slot: `(B,P,C)`; dropped tokens go to a row that is cut off."""
-        b, _, c = values.shape
-        rows = self.num_tokens_out + 1
-        # adding whole rows needs one index for a row; a scatter would need one for every entry
-        row = _row(_or_last(self.assignment, self.num_tokens_out), rows)
-        sums = values.new_zeros((b * rows, c)).index_add_(0, row, values.reshape(row.shape[0], c))
-        return sums.reshape(b, rows, c)[:, :-1]
+    def _shares(self, size: Tensor, all_one: bool = False) -> tuple[Tensor, Tensor]:
+        """`_weights`, and the sizes of the slots `(B,P)`."""
+        total = self._total(size)
+        whole = self._of_token(total)
+        if all_one:
+            return safe_divide(size, whole), total
+        count = self._of_token(self._total(torch.ones_like(size)))
+        empty = whole == 0
+        return safe_divide(torch.where(empty, 1, size), torch.where(empty, count, whole)), total
+
+    def _place(self) -> Tensor:
+        """`(B N,)`, where each token goes if the slots of all samples stand in one row; dropped ones go behind it."""
+        b, slots = self._batch, self.num_tokens_out
+        first = slots * torch.arange(b, device=self.assignment.device)[:, None]
+        return torch.where(self.assignment < 0, b * slots, self.assignment + first).reshape(-1)
+
+    def _total(self, values: Tensor) -> Tensor:
+        """Sum of `(B,N)` over the members of every slot: `(B,P)`."""
+        b, slots = self._batch, self.num_tokens_out
+        sums = values.new_zeros(b * slots + 1).index_add_(0, self._place(), values.reshape(-1))
+        return sums[:-1].reshape(b, slots)
+
+    def _of_token(self, total: Tensor) -> Tensor:
+        """What is known of the slots `(B,P)`, for every token `(B,N)`; 0 for dropped ones."""
+        behind = torch.cat([total.reshape(-1), total.new_zeros(1)])
+        return behind.index_select(0, self._place()).reshape(self.assignment.shape)
 
 
 @dataclass(frozen=True, eq=False)

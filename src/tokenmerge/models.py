@@ -20,7 +20,7 @@ class Preset(NamedTuple):
 
     Attributes:
         options: of `ViTConfig`.
-        normalization: of the images, "imagenet", "half" or "none" (`tokenmerge.visualize.network.NORMALIZATIONS`).
+        normalization: of the images, "imagenet", "half", "none" or "digits" (`tokenmerge.visualize.network.NORMALIZATIONS`).
         weights: a safetensors file that comes with the package, as a path inside it; None where there is none.
     """
 
@@ -82,6 +82,12 @@ PRESETS: dict[str, Preset] = {
     **_family("deit3", _DEIT3, no_embed_class=True, layer_scale=1e-6),
     **_dinov2(),
     **_dinov2("_reg4", register_tokens=4, no_embed_class=True),
+    # trained here, see `tokenmerge.digits`
+    "digits": Preset(
+        dict(image_size=32, patch_size=4, channels=1, dim=64, depth=6, heads=4, mlp_dim=128, fc_norm=False),
+        normalization="digits",
+        weights="digits/digits.safetensors",
+    ),
 }
 
 

@@ -18,17 +18,18 @@ COLOURS = {"none": "#444444", "tome": "#0072b2", "ats": "#d55e00", "patch_merger
 NOTES = (
     "MMACs: millions of multiply-adds of one image. images/s: median of three passes, warm; a comparison only within "
     "this run.\n"
-    "differ: test images whose prediction differs from the first backend's; each of them must be a certified near-tie."
+    "differ: test images whose prediction differs from the first backend's; each of them must be a certified near-tie. "
+    "tuned: fine-tuned with the merger."
 )
 
 
 def table(rows: Iterable[Row]) -> Table:
     """One line for every merger, rate and backend."""
     made = Table(box=SIMPLE_HEAD, caption=NOTES, caption_justify="left", caption_style="dim")
-    for name in ("merger", "rate", "trained", "backend"):
-        made.add_column(name)
-    for name in ("tokens", "MMACs", "accuracy", "images/s", "differ"):
-        made.add_column(name, justify="right")
+    for name in ("merger", "rate", "tuned", "backend"):
+        made.add_column(name, no_wrap=True)
+    for name in ("tokens", "MMACs", "right, %", "images/s", "differ"):
+        made.add_column(name, justify="right", no_wrap=True)
     before: tuple[str, str, str] | None = None
     for row in rows:
         group = (row.merger, row.rate, row.trained)
@@ -38,13 +39,13 @@ def table(rows: Iterable[Row]) -> Table:
         before = group
         differ = Text(str(row.differ), style="" if row.differ == row.near_ties else "bold red")
         if row.differ:
-            differ.append(f" ({row.near_ties} near-ties)")
+            differ.append(f" ({row.near_ties} ties)")
         made.add_row(
-            *((TITLES[row.merger], row.rate, row.trained) if new else ("", "", "")),
+            *((TITLES[row.merger], row.rate, "yes" if row.trained == "fine-tuned" else "") if new else ("", "", "")),
             row.backend,
             str(row.tokens),
             f"{1000 * row.gflops:.2f}",
-            f"{100 * row.accuracy:.2f} %",
+            f"{100 * row.accuracy:.2f}",
             f"{row.images_per_second:.0f}",
             differ,
         )

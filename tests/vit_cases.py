@@ -18,7 +18,7 @@ Array = np.ndarray[Any, Any]
 
 SLACK = 16  # other orders of the same sums
 BASE: dict[str, Any] = {"image_size": 16, "patch_size": 4, "dim": 16, "depth": 4, "heads": 2, "num_classes": 5}
-TOME, ATS, LTM = ToMeMerging(r=3), AtsMerging((12, 8, 5, 3)), LtmMerging(0.5)
+TOME, ATS, LTM = ToMeMerging(r=[3, 3]), AtsMerging((12, 8, 5)), LtmMerging(0.5)
 MEAN: dict[str, Any] = {"pool": "mean"}
 
 # 16 patches and a class token: 17 tokens, an odd number; with one register, or without the class token, an even one.
@@ -36,12 +36,12 @@ CASES: dict[str, dict[str, Any]] = {
     "pre norm": {"pre_norm": True, "qkv_bias": False},
     "no embed class": {"no_embed_class": True, "register_tokens": 1},
     "rectangle": {"image_size": (16, 24), "channels": 2, "mlp_dim": 24},
-    "tome 1": {"merging": ToMeMerging(r=1)},
+    "tome 1": {"merging": ToMeMerging(r=[0, 1, 1])},
     "tome 3": {"merging": TOME},
     "tome 8": {"merging": ToMeMerging(r=[8, 4])},
     "tome mean": MEAN | {"merging": TOME},
     "tome mean, no class token": MEAN | {"class_token": False, "merging": ToMeMerging(r=[3, 2], order="positional")},
-    "tome without proportional attention": {"merging": ToMeMerging(r=3, prop_attn=False)},
+    "tome without proportional attention": {"merging": ToMeMerging(r=[3, 3], prop_attn=False)},
     "tome in score order": {"merging": ToMeMerging(r=[3, 2], order="score"), "image_size": (16, 20)},
     "tome everything": {
         "merging": ToMeMerging(r=[3, 2]),
@@ -52,7 +52,7 @@ CASES: dict[str, dict[str, Any]] = {
         "pre_norm": True,
         "no_embed_class": True,
     },
-    "ats 12 8 5 3": {"merging": ATS},
+    "ats 12 8 5": {"merging": ATS},
     "ats 7": {"merging": AtsMerging((7,))},
     "ats 16 10": {"merging": AtsMerging((16, 10), score="concat")},
     "ats mean": MEAN | {"merging": ATS},
@@ -64,17 +64,17 @@ CASES: dict[str, dict[str, Any]] = {
     },
     "ltm 1.0": {"merging": {range(0, 3): LtmMerging(1.0)}},  # shapes repeat: every mask is the next one's prior
     "ltm 0.75": {"merging": {range(1, 3): LtmMerging(0.75, prior_smoothing=0.3)}},
-    "ltm 0.5": {"merging": LTM},
+    "ltm 0.5": {"merging": {range(0, 3): LTM}},
     "ltm mean": MEAN | {"merging": {range(0, 2): LTM}, "register_tokens": 1},
     "patch_merger": MEAN | {"merging": PatchMergerMerging()},
     "patch_merger, norm first": MEAN
     | {"fc_norm": False, "merging": PatchMergerMerging(patch_merge_layer=4, patch_merge_num_tokens=3, logit_scale=1.0)},
     "ats, tome, ltm": {"merging": {range(0, 2): AtsMerging((12, 8)), 2: ToMeMerging(r=4), 3: LTM}},
-    "tome, ltm, tome, ats": {"merging": {0: TOME, 1: LTM, 2: ToMeMerging(r=2), 3: AtsMerging((3,))}},
+    "tome, ltm, tome, ats": {"merging": {0: ToMeMerging(r=3), 1: LTM, 2: ToMeMerging(r=2), 3: AtsMerging((3,))}},
     "tome, patch_merger, tome": MEAN
     | {"merging": {0: ToMeMerging(r=4), 1: PatchMergerMerging(), 2: ToMeMerging(r=2, protected=0)}},
     "ats, patch_merger": MEAN | {"merging": {0: AtsMerging((9,)), 1: PatchMergerMerging(patch_merge_num_tokens=4)}},
-    "tome, ats, tome": {"merging": {0: TOME, 1: AtsMerging((8,)), 2: ToMeMerging(r=2, order="score")}},
+    "tome, ats, tome": {"merging": {0: ToMeMerging(r=3), 1: AtsMerging((8,)), 2: ToMeMerging(r=2, order="score")}},
 }
 
 

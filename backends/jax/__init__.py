@@ -10,12 +10,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tokenmerge.backends.jax import ats, attention, information_bottleneck, ltm, patch_merger, plan, pooling, tome
+from tokenmerge.backends.jax import ats, attention, information_bottleneck, ltm, patch_merger, plan, pooling, tome, vit
 from tokenmerge.backends.jax.ats import ATS
 from tokenmerge.backends.jax.ltm import LTM
 from tokenmerge.backends.jax.patch_merger import PatchMerger
 from tokenmerge.backends.jax.plan import DensePlan, PartitionPlan, SelectionPlan, compose
 from tokenmerge.backends.jax.tome import ToMe
+from tokenmerge.backends.jax.vit import ViT
 
 NAME = "jax"
 VERSION = jax.__version__
@@ -89,6 +90,7 @@ __all__ = [
     "PatchMerger",
     "SelectionPlan",
     "ToMe",
+    "ViT",
     "ats",
     "attention",
     "compile",
@@ -104,5 +106,6 @@ __all__ = [
     "pooling",
     "to_numpy",
     "tome",
+    "vit",
     "vmap",
 ]

@@ -1,0 +1,313 @@
+"""The vision transformer of `tokenmerge.spec.vit`, a pure function and a Flax NNX module over it (docs/vit.md).
+
+Shapes depend on the configuration alone, so the network is one compilation per shape of the images. Every product is
+float32 at least: all of them come before some decision. Attention goes by blocks of queries; the only row that ATS
+needs is the class token's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from tokenmerge.backends.jax import ats, ltm, patch_merger, tome
+from tokenmerge.backends.jax.attention import attention_weights
+from tokenmerge.backends.jax.blockwise import blockwise_attention
+from tokenmerge.backends.jax.dropout import Dropout
+from tokenmerge.backends.jax.named import Named
+from tokenmerge.backends.jax.patch_merger import layer_norm
+from tokenmerge.backends.jax.plan import DensePlan, PartitionPlan, Plan, SelectionPlan, check, compose
+from tokenmerge.backends.jax.pooling import mean_pool
+from tokenmerge.backends.jax.precision import matmul, working_dtype
+from tokenmerge.spec.vit_config import ViTConfig
+from tokenmerge.spec.vit_parameters import check_parameters, initial_parameters, parameter_shapes
+from tokenmerge.spec.vit_steps import Step, steps
+
+Array = jax.Array
+Params = Mapping[str, Array]
+
+
+class ViTOutput(NamedTuple):
+    """What a network returns; a pytree.
+
+    Attributes:
+        logits: `(B, num_classes)`, or the pooled features `(B,C)` where there is no head.
+        tokens: `(B,P,C)` after the last norm, if that comes before pooling; a padded slot is zero.
+        size: `(B,P)`, patches that a token stands for; None where every token counts one.
+        mask: `(B,P)` bool, False for a padded slot; None where all are real.
+        plans: for every block its plan, or None where it merges nothing.
+        sizes: for every block the sizes of the tokens that its plan takes; None where every token counts one.
+    """
+
+    logits: Array
+    tokens: Array
+    size: Array | None
+    mask: Array | None
+    plans: tuple[Plan | None, ...]
+    sizes: tuple[Array | None, ...]
+
+    @property
+    def plan(self) -> Plan:
+        """The composed plan, from the tokens that enter the first block to the final ones; made when asked for."""
+        made = [(plan, size) for plan, size in zip(self.plans, self.sizes, strict=True) if plan is not None]
+        if not made:
+            b, n, _ = self.tokens.shape
+            return PartitionPlan(jnp.broadcast_to(jnp.arange(n), (b, n)), n)
+        composed = made[0][0]
+        for plan, size in made[1:]:
+            if isinstance(composed, DensePlan) or isinstance(plan, DensePlan):
+                # with the sizes that the network used, which a composed dense plan no longer knows
+                composed = DensePlan(matmul(plan.matrix(size), composed.matrix()), plan.mask)
+            else:
+                composed = compose(composed, plan)
+        return composed
+
+
+class Stream(NamedTuple):
+    """What flows from block to block."""
+
+    x: Array
+    size: Array | None = None
+    mask: Array | None = None
+    prior: Array | None = None
+
+
+class ViT(Named):
+    """A vision transformer with mergers in its blocks; the semantics are those of `tokenmerge.spec.vit`.
+
+    Args:
+        config: the network.
+        seed: of the first parameters, which are the same in every backend.
+        rngs: where dropout takes its keys from (the stream "dropout"); None for a stream made from `seed`.
+
+    As in timm, dropout and stochastic depth act until `eval()` is called, and again after `train()`. Every parameter
+    is an `nnx.Param` at the place that its name in timm says: `model.blocks[0].attn.qkv.weight`.
+
+    Raises:
+        ValueError: a configuration that contradicts itself.
+
+    >>> from tokenmerge import ToMeMerging
+    >>> small = dict(image_size=32, patch_size=4, dim=16, depth=2, heads=2, num_classes=5)
+    >>> out = ViT(ViTConfig(**small, merging=ToMeMerging(r=8)))(jnp.zeros((1, 32, 32, 3)))
+    >>> out.logits.shape, out.tokens.shape, out.plan.unmerge(out.tokens).shape
+    ((1, 5), (1, 49, 16), (1, 65, 16))
+    """
+
+    def __init__(self, config: ViTConfig, seed: int = 0, *, rngs: nnx.Rngs | None = None) -> None:
+        steps(config)  # a contradiction shows here, and not in the first call
+        super().__init__({name: jnp.asarray(value) for name, value in initial_parameters(config, seed).items()})
+        self.config = config
+        self.deterministic = False  # what `train()` and `eval()` set
+        drops = config.dropout or config.attn_dropout or config.emb_dropout or config.drop_path
+        self.rngs = (rngs or nnx.Rngs(dropout=seed))["dropout"].fork() if drops else None
+
+    def params(self) -> dict[str, np.ndarray[Any, Any]]:
+        """The parameters by timm's names, as NumPy copies."""
+        own = self.named()  # in any order: a transformation of Flax may put the attributes into another
+        return {name: np.array(own[name][...]) for name in parameter_shapes(self.config)}
+
+    def load_params(self, params: Mapping[str, Any]) -> None:
+        """Take a timm state dict of NumPy arrays or of anything that `numpy.asarray` reads, in its own precision.
+
+        float64 needs JAX's x64 mode. A learned merger's parameters may all be missing and keep their values then.
+
+        Raises:
+            TypeError, ValueError: names that are missing, unexpected or of the wrong shape; nothing is changed then.
+        """
+        check_parameters(self.config, params)
+        own = self.named()
+        for name, value in params.items():
+            own[name].set_value(jnp.array(np.asarray(value)))
+
+    def __call__(self, images: Array) -> ViTOutput:
+        """Images `(B, height, width, channels)`, taken in the precision of the parameters, see `vit`."""
+        check.array("vit", "images", images, "B height width channels", **self.config.image_axes)
+        params = {name: value[...] for name, value in self.named().items()}
+        key = None if self.deterministic or self.rngs is None else self.rngs()
+        return _compiled(images, params, self.config, key)
+
+
+def vit(images: Array, params: Params, config: ViTConfig, key: Array | None = None) -> ViTOutput:
+    """Run the network.
+
+    Args:
+        images: `(B, height, width, channels)` floating point, of the configured size, taken in the precision of the
+            parameters.
+        params: every parameter, as `tokenmerge.spec.vit_parameters.parameter_shapes` names them.
+        config: the network, static under `jax.jit`.
+        key: a PRNG key, in training: then dropout and stochastic depth act. None for inference.
+
+    Returns:
+        `ViTOutput`.
+
+    Raises:
+        TypeError, ValueError: images of another type or shape, or a configuration that contradicts itself.
+
+    >>> config = ViTConfig(image_size=8, patch_size=4, dim=8, depth=1, heads=2, num_classes=3)
+    >>> params = jax.tree.map(jnp.asarray, initial_parameters(config))
+    >>> vit(jnp.ones((2, 8, 8, 3)), params, config).logits.shape
+    (2, 3)
+    """
+    check.array("vit", "images", images, "B height width channels", **config.image_axes)
+    drop = Dropout(key)
+    stream = Stream(embed(jnp.asarray(images).astype(params["pos_embed"].dtype), params, config, drop))
+    plans: list[Plan | None] = []
+    sizes: list[Array | None] = []
+    for index, step in enumerate(steps(config)):  # not a scan: shapes change from block to block
+        sizes.append(stream.size)
+        path = config.drop_path_rate(index)
+        stream, plan = block(stream, part(params, f"blocks.{index}."), config, step, drop, path)
+        plans.append(plan)
+    logits, tokens = head(stream, params, config, steps(config)[-1])
+    return ViTOutput(logits, tokens, stream.size, stream.mask, tuple(plans), tuple(sizes))
+
+
+_compiled = jax.jit(vit, static_argnames="config")
+
+
+def embed(images: Array, params: Params, config: ViTConfig, drop: Dropout) -> Array:
+    """Patches row by row through one linear map, tokens in front, position embedding: `(B,N,C)`."""
+    b, (rows, columns), p = len(images), config.grid, config.patch_size
+    patches = images.reshape(b, rows, p, columns, p, config.channels).transpose(0, 1, 3, 5, 2, 4)
+    weight = params["patch_embed.proj.weight"].reshape(config.dim, -1)  # channel, row, column
+    x = linear(patches.reshape(b, rows * columns, weight.shape[1]), weight, params.get("patch_embed.proj.bias"))
+    names = [name for name in ("cls_token", "dist_token", "reg_token") if name in params]
+    if config.no_embed_class:
+        x = x + params["pos_embed"]
+    x = jnp.concatenate([*(jnp.broadcast_to(params[n], (b, *params[n].shape[1:])) for n in names), x], axis=1)
+    if not config.no_embed_class:
+        x = x + params["pos_embed"]
+    x = drop(x, config.emb_dropout)
+    return norm(x, params, "norm_pre", config) if config.pre_norm else x
+
+
+def block(
+    stream: Stream, params: Params, config: ViTConfig, step: Step, drop: Dropout, path: float
+) -> tuple[Stream, Plan | None]:
+    """One block and its merger; `path` is its rate of stochastic depth."""
+    x, size, mask, prior = stream
+    plan: Plan | None = None
+    query, key, value = heads(norm(x, params, "norm1", config), params, config)
+    counted = size if step.proportional else None
+    options: dict[str, Any] = dict(step.options)
+    if step.merger == "ats":
+        row = attention_weights(query[:, :, :1], key, size=counted, mask=mask)[:, :, 0]
+        plan = sample(row, value, step.prefix, mask=mask, **options)
+        query = take_queries(query, plan)
+    rate = config.attn_dropout
+    attended = blockwise_attention(query, key, value, size=counted, mask=mask, rate=rate, rng=drop.next_key(rate))
+    attended = jnp.swapaxes(attended, 1, 2).reshape(len(x), query.shape[2], config.dim)
+    branch = drop(linear(attended, params["attn.proj.weight"], params["attn.proj.bias"]), config.dropout)
+    branch = drop.path(scale(branch, params, "ls1.gamma"), path)
+    if step.merger == "tome":
+        x = x + branch
+        plan = tome.plan(jnp.mean(key.astype(working_dtype(key)), axis=1), mask=mask, **options)
+    elif step.merger == "ltm":
+        x = clear(x + branch, mask)
+        given = prior if step.chained else None
+        made = ltm.plan(x, weight=params["merger.weight"], prior=given, mask=mask, **options)
+        plan, prior = made, ltm.chain(made, options["protected"])
+    elif plan is None:
+        x = x + branch
+    if plan is not None:
+        size = jnp.ones(x.shape[:2], working_dtype(x)) if size is None else size
+        x = plan.merge(x, size) + (branch if step.merger == "ats" else 0)
+        size, mask = plan.merge_size(size), plan.mask
+    hidden = linear(norm(x, params, "norm2", config), params["mlp.fc1.weight"], params["mlp.fc1.bias"])
+    hidden = drop(jax.nn.gelu(hidden, approximate=False), config.dropout)
+    branch = drop(linear(hidden, params["mlp.fc2.weight"], params["mlp.fc2.bias"]), config.dropout)
+    x = x + drop.path(scale(branch, params, "ls2.gamma"), path)
+    if step.merger == "patch_merger":
+        queries, gain, bias = (params[f"merger.{name}"] for name in ("queries", "scale", "bias"))
+        plan = patch_merger.plan(x, queries=queries, scale=gain, bias=bias, mask=mask, **options)
+        normalized = patch_merger.inputs(x, gain, bias, True, 1e-5, mask)
+        x, size, mask = plan.merge(normalized).astype(x.dtype), None, None
+    return Stream(x, size, mask, prior), plan
+
+
+def sample(row: Array, value: Array, prefix: int, *, mask: Array | None, max_tokens: int, score: str) -> SelectionPlan:
+    """ATS on the class token and the patches; the other tokens in front are kept and not scored.
+
+    Args:
+        row: `(B,H,N)`, the class token's attention; value: `(B,H,N,d)`; prefix: tokens in front of the patches.
+    """
+    b, _, n = row.shape
+    seen = np.r_[0, prefix:n]
+    seen_mask = None if mask is None else mask[:, seen]
+    plan = ats.plan(row[:, :, seen], value[:, :, seen], max_tokens=max_tokens, score=score, mask=seen_mask)
+    assert plan.mask is not None
+    patches = jnp.where(plan.mask, plan.indices + prefix - 1, 0)[:, 1:]
+    indices = jnp.concatenate([jnp.broadcast_to(jnp.arange(prefix), (b, prefix)), patches], axis=1)
+    others = jnp.ones((b, prefix - 1), bool)
+    return SelectionPlan(indices, jnp.concatenate([plan.mask[:, :1], others, plan.mask[:, 1:]], axis=1), n)
+
+
+def take_queries(query: Array, plan: SelectionPlan) -> Array:
+    """The chosen queries `(B,H,P,d)` of `(B,H,N,d)`: rows of attention are independent, no other is computed."""
+    b, h, n, d = query.shape
+    flat = plan.merge(jnp.swapaxes(query, 1, 2).reshape(b, n, h * d))
+    return jnp.swapaxes(flat.reshape(b, plan.num_tokens_out, h, d), 1, 2)
+
+
+def head(stream: Stream, params: Params, config: ViTConfig, last: Step) -> tuple[Array, Array]:
+    """Last norm, pooling and classifier: logits and tokens."""
+    x = stream.x if config.pools_before_norm else norm(stream.x, params, "norm", config)
+    x = clear(x, stream.mask)
+    if config.pool == "mean":
+        first = 0 if last.merger == "patch_merger" else last.prefix
+        pooled = mean_pool(
+            x[:, first:],
+            size=None if stream.size is None else stream.size[:, first:],
+            mask=None if stream.mask is None else stream.mask[:, first:],
+        )
+    else:
+        pooled = x[:, 0]
+    if config.pools_before_norm:
+        pooled = norm(pooled, params, "fc_norm", config)
+    if not config.num_classes:
+        return pooled, x
+    logits = linear(pooled, params["head.weight"], params["head.bias"])
+    if config.distillation_token:  # the mean of both classifiers, as in DeiT
+        logits = (logits + linear(x[:, 1], params["head_dist.weight"], params["head_dist.bias"])) / 2
+    return logits, x
+
+
+def heads(x: Array, params: Params, config: ViTConfig) -> tuple[Array, Array, Array]:
+    """Queries, keys and values `(B,H,N,d)`."""
+    b, n, _ = x.shape
+    qkv = linear(x, params["attn.qkv.weight"], params.get("attn.qkv.bias"))
+    query, key, value = qkv.reshape(b, n, 3, config.heads, config.head_dim).transpose(2, 0, 3, 1, 4)
+    if config.qk_norm:
+        query, key = norm(query, params, "attn.q_norm", config), norm(key, params, "attn.k_norm", config)
+    return query, key, value
+
+
+def part(params: Params, prefix: str) -> dict[str, Array]:
+    """The parameters below a prefix, without it."""
+    return {name.removeprefix(prefix): value for name, value in params.items() if name.startswith(prefix)}
+
+
+def linear(x: Array, weight: Array, bias: Array | None) -> Array:
+    """`x W^T + b`, in the dtype of `x`."""
+    product = matmul(x, weight.T)
+    return (product if bias is None else product + bias).astype(x.dtype)
+
+
+def norm(x: Array, params: Params, name: str, config: ViTConfig) -> Array:
+    """LayerNorm over the last axis, in the dtype of `x`."""
+    return layer_norm(x, params[f"{name}.weight"], params[f"{name}.bias"], eps=config.norm_eps).astype(x.dtype)
+
+
+def scale(x: Array, params: Params, name: str) -> Array:
+    """LayerScale, where the network has it."""
+    return x * params[name] if name in params else x
+
+
+def clear(x: Array, mask: Array | None) -> Array:
+    """Tokens with zeros in padded slots."""
+    return x if mask is None else jnp.where(mask[:, :, None], x, 0)

@@ -1,96 +1,122 @@
-"""Mergers in models that people already have: timm and transformers (docs/guides/timm.md, huggingface.md)."""
+"""Token merging inside models that people already have: timm's and Hugging Face's vision transformers.
+
+See docs/guides/timm.md and docs/guides/huggingface.md.
+"""
 
 from __future__ import annotations
 
-from functools import partial
+import sys
+from types import ModuleType
 from typing import Any
 
 from torch import nn
 
-from tokenmerge.backends.torch.patch import hooks
-from tokenmerge.backends.torch.patch.families import find
-from tokenmerge.backends.torch.patch.handle import Handle
-from tokenmerge.backends.torch.patch.merging import learned, resolve
-from tokenmerge.backends.torch.patch.state import Run
+from tokenmerge.backends.torch.patch import timm, transformers
+from tokenmerge.backends.torch.patch.ats import ATSPatch
+from tokenmerge.backends.torch.patch.families import CannotPatch, Network, method_name
+from tokenmerge.backends.torch.patch.handle import Handle, handle, hooks_of
+from tokenmerge.backends.torch.patch.install import install
+from tokenmerge.backends.torch.patch.ltm import LTMPatch
+from tokenmerge.backends.torch.patch.method import Method
+from tokenmerge.backends.torch.patch.patch_merger import PatchMergerPatch
+from tokenmerge.backends.torch.patch.tome import ToMePatch
+from tokenmerge.spec.arguments import check_choice, check_names
 
-__all__ = ["Handle", "patch"]
+METHODS: dict[str, type[Method]] = {method.NAME: method for method in (ToMePatch, ATSPatch, PatchMergerPatch, LTMPatch)}
 
 
-def patch(model: nn.Module, name: str, **config: Any) -> Handle:
-    """Put a merger into every block of a vision transformer that was built by timm or transformers.
+def patch(model: nn.Module, name: str, **options: Any) -> Handle:
+    """Merge tokens in a model that exists, by hooks on its own parts.
 
-    The model's own code keeps running: its parts are hooked, nothing is replaced. LayerScale, norms of queries and
-    keys, drop path, rotary embeddings and fused attention stay as they are. No call knows of another.
+    In a block `x1 = x + attention(x)`, `x1 + f(x1)` the residual stream becomes `y + f(y)` with `y = W x1`.
 
     Args:
-        model: a vision transformer, or a module that holds one. timm: `VisionTransformer` and what is built from it
-            (ViT, DeiT, DINOv2, CLIP and SigLIP towers) and `Eva`; transformers: ViT, DeiT, DINOv2, CLIP and SigLIP.
-        name: "tome", "ats", "patch_merger" or "ltm".
-        **config: the options of `ToMeMerging` (`r`, ...), `AtsMerging`, `PatchMergerMerging` or `LtmMerging`. Learned
-            mergers become `block.merger`, with parameters that an optimizer and a state dict see.
+        model: a timm or Hugging Face vision transformer, or a module that holds exactly one.
+        name: "tome", "ats", "patch_merger" or "ltm". The last two have parameters, which become the model's own.
+        **options: of "tome" `r`, `prop_attn=True`, `order="grouped"`, `protected=None`; of "ats"
+            `max_tokens_per_depth`, `score="per_head"`; of "patch_merger" `patch_merge_layer=None`,
+            `num_tokens_out=8`, `logit_scale=None`, `seed=0`; of "ltm" `compression_ratio`, `protected=None`,
+            `prior_smoothing=0.1`. `protected=None` stands for the model's class, distillation and register tokens.
 
     Returns:
-        A `Handle`: `.plans`, `.source()`, `.unmerge(tokens)`, `.r`, `.remove()`; also a context manager.
+        Handle: plans, `r`, `remove()`; a context manager.
 
     Raises:
-        TypeError, ValueError: a model that cannot be patched (the sentence names the block), or an option that is
-            unknown, out of range or more than the network can take. The model is untouched then.
-
-    Sources: ToMe (arXiv 2210.09461), ATS (2111.15667), PatchMerger (2202.12015), LTM (2407.15219).
+        TypeError, ValueError: an unknown name or option, or a value out of range.
+        CannotPatch: a `ValueError` that says which part of the model cannot be patched and why.
+        In all cases the model is as it was.
 
     >>> import torch, timm
-    >>> model = timm.create_model("vit_tiny_patch16_224", img_size=64, depth=3, num_classes=10).eval()
-    >>> handle = patch(model, "tome", r=3)
-    >>> with torch.no_grad():
-    ...     logits = model(torch.zeros(1, 3, 64, 64))
-    >>> [plan.num_tokens_out for plan in handle.plans]
-    [14, 11, 8]
-    >>> handle.source().assignment.shape  # which of 8 final tokens holds each of 17
-    torch.Size([1, 17])
-    >>> handle.remove()
+    >>> model = timm.create_model("vit_tiny_patch16_224", img_size=64, depth=2).eval()
+    >>> images = torch.zeros(1, 3, 64, 64)
+    >>> with patch(model, "tome", r=4) as handle:
+    ...     logits = model(images)
+    >>> [plan.num_tokens_out for plan in handle.plans], model.forward_features(images).shape
+    ([13, 9], torch.Size([1, 17, 192]))
     """
+    check_choice("patch", "name", name, METHODS)
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"patch: `model` must be a torch.nn.Module, got {type(model).__name__}")
+    method_class = METHODS[name]
+    check_names("patch", options, method_class.OPTIONS, "option")
+    for option in method_class.NEEDED:
+        if option not in options:
+            raise TypeError(f"patch: `{option}` must be given with {name!r}, got nothing")
+    if hooks_of(model):
+        raise CannotPatch("patch: `model` must not be patched already, got one that is (`remove()` its handle first)")
     network = find(model)
-    merging = resolve(name, config, network)
-    if any(_is_ours(hook) for block in network.blocks for hook in block._forward_hooks.values()):
-        raise ValueError("patch: `model` must not be patched already, got one that is: remove its handle first")
-    modules = learned(merging, network)
-
-    run, parts, library = Run(), network.parts, network.library
-    made, added = [], []
-    made.append(network.blocks[0].register_forward_pre_hook(partial(hooks.before_first_block, run), prepend=True))
-    for index, block in enumerate(network.blocks):
-        merger = modules.get(index)
-        if merger is not None:
-            block.add_module("merger", merger)
-            added.append(block)
-            made.append(block.register_forward_pre_hook(partial(hooks.before_block, run)))
-        attention = block.get_submodule(parts.attention)
-        first, second = (block.get_submodule(end) for end in parts.ends)
-        before = partial(hooks.before_attention, run, merging, index, library)
-        made.append(attention.register_forward_pre_hook(before, with_kwargs=True))
-        if name == "tome":
-            keys = partial(hooks.after_keys, run, library, int(attention.head_dim))  # type: ignore[arg-type]
-            made.append(attention.get_submodule(parts.keys).register_forward_hook(keys))
-        if name == "ats":
-            made.append(attention.register_forward_hook(partial(hooks.after_attention, run, library)))
-        between = partial(hooks.before_second_norm, run, merging, index)
-        made.append(block.get_submodule(parts.second_norm).register_forward_pre_hook(between))
-        for end in (first,) if first is second else (first, second):
-            made.append(end.register_forward_hook(partial(hooks.end_of_branch, run)))
-        last = index == len(network.blocks) - 1
-        after = partial(hooks.after_block, run, merging, index, last)
-        made.append(block.register_forward_hook(after))
-    if network.pooling is not None:
-        pooling = network.pooling
-        made.append(pooling.sequence.register_forward_hook(partial(hooks.after_sequence, run)))
-        made.append(
-            pooling.head.register_forward_pre_hook(partial(hooks.before_head, run, merging, pooling.after_class))
+    method = method_class(network, **options)
+    if network.unbiased and (method.proportional or method.sampled):
+        raise CannotPatch(
+            f"patch: `model` must have an attention that adds a bias to its logits (sdpa or eager) for {name!r}, "
+            f"got {network.unbiased}"
         )
-    if network.attention_pool is not None:
-        pool = partial(hooks.before_attention_pool, run, merging)
-        made.append(network.attention_pool.register_forward_pre_hook(pool, with_kwargs=True))
-    return Handle(run, merging, network, made, added)
+    method.given = dict(options)
+    return Handle(model, install(model, network, method))
 
 
-def _is_ours(hook: Any) -> bool:
-    return isinstance(hook, partial) and hook.func is hooks.after_block
+def find(model: nn.Module) -> Network:
+    """The one network in a model that is known, taken apart.
+
+    Raises:
+        CannotPatch: there is none, there are several, or the model needs its tokens on the grid.
+    """
+    if transformers.needs_grid(model):
+        raise CannotPatch(
+            f"patch: `model` must not need its tokens on the grid, got {type(model).__name__} (patch the network "
+            "inside, and `unmerge` what comes out)"
+        )
+    found = [
+        (family, name, module)
+        for name, module in model.named_modules()
+        for family in (timm, transformers)
+        if family.is_network(module)
+    ]
+    if len(found) != 1:
+        names = ", ".join(repr(name) for _, name, _ in found)
+        which = f"{len(found)} ({names})" if found else f"none in {type(model).__name__}{_blocks(model)}"
+        raise CannotPatch(
+            f"patch: `model` must hold exactly one network that is known (a timm VisionTransformer or Eva, a Hugging "
+            f"Face ViT, DeiT, DINOv2, CLIP or SigLIP vision model), got {which}"
+        )
+    family, name, module = found[0]
+    return family.read(model, module, name or type(module).__name__)
+
+
+def _blocks(model: nn.Module) -> str:
+    """What the longest list of modules in a model holds, for a sentence."""
+    lists = [(name, part) for name, part in model.named_modules() if isinstance(part, nn.ModuleList | nn.Sequential)]
+    name, longest = max(lists, key=lambda each: len(each[1]), default=("", None))
+    return f" (whose {name}[0] runs {method_name(longest[0])})" if longest and name else ""
+
+
+class _Package(ModuleType):
+    """The package has the name of its function, and who imports it anew puts it in the function's place."""
+
+    def __call__(self, model: nn.Module, name: str, **options: Any) -> Handle:
+        return patch(model, name, **options)
+
+
+sys.modules[__name__].__class__ = _Package
+
+__all__ = ["CannotPatch", "Handle", "handle", "patch"]

@@ -1,156 +1,149 @@
-"""Which networks can be patched, and what their parts are called.
+"""How a family of models is described: which parts its blocks have, and where it pools.
 
-A block is recognized by the class that defines its `forward`: that is the code whose parts are hooked, so a subclass
-with a forward of its own is another block. Nothing here imports timm or transformers.
+A block is known by its `forward`: by the name of the function, so that no library is imported to ask. A subclass that
+inherits it is known as well; one that brings its own is not, whatever it is called.
 """
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
+import torch
 from torch import nn
+
+if TYPE_CHECKING:
+    from tokenmerge.backends.torch.patch.hooks import Patch
+
+Tensor = torch.Tensor
+Entry = TypeVar("Entry")
+
+
+class CannotPatch(ValueError):
+    """A model that cannot be patched; the sentence says which part and why. The model is as it was."""
 
 
 @dataclass(frozen=True)
-class Parts:
-    """The names of a block's parts.
+class Attention:
+    """An attention module whose `forward` is known.
 
-    attention: the attention. second_norm: the norm before the MLP. ends: the last module of the attention's branch and
-    of the MLP's, before each sum; the attention itself where nothing follows it. keys: inside the attention, what gives
-    the keys.
+    Attributes:
+        keys: the name of the part whose output are the keys.
+        metric: `(module, that output)` to keys `(B,N,D)`, averaged over heads.
+        heads: `(module, x, kwargs)` to queries, keys and values `(B,H,N,d)`, as its `forward` makes them.
+        attend: `(module, chosen queries, keys, values, x, plan, kwargs)` to what its `forward` returns.
+        mask: the name of the argument that is added to the logits; mask_position: where it stands when it has no name.
+        arguments: the names of all arguments; the first are the tokens.
+    """
+
+    keys: str
+    metric: Callable[[nn.Module, Tensor], Tensor]
+    heads: Callable[..., tuple[Tensor, Tensor, Tensor]]
+    attend: Callable[..., Any]
+    mask: str
+    mask_position: int | None
+    arguments: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Block:
+    """A block `x = x + attention(...)`, `x = x + mlp(norm(x))` whose `forward` is known, by the names of its parts.
+
+    Attributes:
+        attention: the attention module.
+        attention_end: the last module of the branch that attention adds.
+        norm: what the residual stream enters between attention and MLP.
+        mlp_end: the last module of the branch that the MLP adds.
     """
 
     attention: str
-    second_norm: str
-    ends: tuple[str, str]
-    keys: str
-
-
-_TIMM = Parts("attn", "norm2", ("drop_path1", "drop_path2"), "k_norm")
-_VIT = Parts("attention", "layernorm_after", ("dropout", "dropout"), "k_proj")
-_DINO = Parts("attention", "norm2", ("drop_path", "drop_path"), "k_proj")
-_CLIP = Parts("self_attn", "layer_norm2", ("self_attn", "mlp"), "k_proj")
-
-BLOCKS = {
-    ("timm", "Block"): _TIMM,
-    ("timm", "EvaBlock"): _TIMM,
-    ("transformers", "ViTLayer"): _VIT,
-    ("transformers", "DeiTLayer"): _VIT,
-    ("transformers", "Dinov2Layer"): _DINO,
-    ("transformers", "Dinov2WithRegistersLayer"): _DINO,
-    ("transformers", "CLIPEncoderLayer"): _CLIP,
-    ("transformers", "SiglipEncoderLayer"): _CLIP,
-}
-ATTENTIONS = {
-    ("timm", "Attention"),
-    ("timm", "AttentionRope"),
-    ("timm", "EvaAttention"),
-    *(
-        ("transformers", f"{name}Attention")
-        for name in ("ViT", "DeiT", "Dinov2", "Dinov2WithRegisters", "CLIP", "Siglip")
-    ),
-}
-
-
-@dataclass(frozen=True)
-class Pooling:
-    """A mean over tokens that the network takes outside of its modules, and where it can be corrected.
-
-    sequence: the module whose output holds the tokens. head: the module that is given their mean. after_class: whether
-    it is given the class token's features in front of the mean.
-    """
-
-    sequence: nn.Module
-    head: nn.Module
-    after_class: bool = False
+    attention_end: str
+    norm: str
+    mlp_end: str
 
 
 @dataclass(frozen=True)
 class Network:
-    """What `patch` has to know.
+    """The part of a model that runs the blocks, taken apart.
 
-    library: "timm" or "transformers". blocks: in their order. parts: of every block. prefix: tokens in front of the
-    patches. class_token: whether the first of them is a class token. num_tokens: of the configured image size, or None.
-    pooling: a mean to correct; attention_pool: a pooling by attention, which is given a bias; rotary: whether attention
-    has rotary embeddings.
+    Attributes:
+        module: the network; name: where it is in the model, for sentences.
+        blocks: its blocks with their descriptions.
+        prefix: tokens in front of the patches; class_token: whether the first is a class token.
+        patches: how many patches an image of the usual size has; None if that is open.
+        norm: the last norm, whose output is pooled; None where the last block's output is.
+        reads_class: who reads the class token, for a sentence; "" if nobody does.
+        rotary: whether attention turns queries and keys by their position.
+        pooling: pairs of a module and its hook that pools by size.
+        unbiased: the attention function, for a sentence, if it adds no bias to the logits; "" if it does.
     """
 
-    library: str
-    blocks: tuple[nn.Module, ...]
-    parts: Parts
+    module: nn.Module
+    name: str
+    blocks: Sequence[tuple[nn.Module, Block, Attention]]
     prefix: int
     class_token: bool
-    num_tokens: int | None
-    pooling: Pooling | None
-    attention_pool: nn.Module | None
+    patches: int | None
+    norm: nn.Module | None
+    reads_class: str
     rotary: bool
+    pooling: Sequence[tuple[nn.Module, Callable[[Patch], Callable[..., Any]]]] = ()
+    unbiased: str = ""
+
+    @property
+    def tokens(self) -> int | None:
+        """Tokens that enter the first block."""
+        return None if self.patches is None else self.prefix + self.patches
+
+    @property
+    def dim(self) -> int:
+        """C, from the norm between attention and MLP."""
+        block, parts, _ = self.blocks[0]
+        return int(getattr(block, parts.norm).weight.shape[0])
 
 
-def origin(module: nn.Module) -> tuple[str, str]:
-    """Package and name of the class whose `forward` a module runs."""
-    if "forward" in vars(module):
-        return "", f"{type(module).__name__} with a forward of its own"
-    for cls in type(module).__mro__:
-        if "forward" in vars(cls):
-            return cls.__module__.partition(".")[0], cls.__name__
-    return "", type(module).__name__
+def method_name(module: nn.Module, method: str = "forward") -> str:
+    """The full name of the function that runs, without its decorators; of an instance's own function, another name.
+
+    >>> method_name(nn.Linear(1, 1))
+    'torch.nn.modules.linear.Linear.forward'
+    """
+    if method in module.__dict__:
+        return f"<{type(module).__name__} with its own {method}>"
+    function = inspect.unwrap(getattr(type(module), method))
+    return f"{function.__module__}.{function.__qualname__}"
 
 
-def find(model: nn.Module) -> Network:
-    """The one vision network inside a model.
+def describe(
+    blocks: Iterable[nn.Module], where: str, known_blocks: dict[str, Block], known_attentions: dict[str, Attention]
+) -> list[tuple[nn.Module, Block, Attention]]:
+    """Blocks with their descriptions.
 
     Raises:
-        TypeError: not a module. ValueError: no network of a known kind, several, or one with a part that is not known;
-            the sentence names the block.
+        CannotPatch: a block that is not known, or lacks a part.
     """
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"patch: `model` must be a torch.nn.Module, got {type(model).__name__}")
-    stacks = [(name, stack) for name, stack in model.named_modules() if _is_stack(stack)]
-    vision = [(name, stack) for name, stack in stacks if "text_model" not in name.split(".")]
-    if len(vision) != 1:
-        raise ValueError(
-            "patch: `model` must hold one stack of blocks of a vision transformer of timm or transformers, "
-            + (f"got {len(vision)}: {', '.join(name for name, _ in vision)}" if vision else f"got {_largest(model)}")
-        )
-    ((path, stack),) = vision
-    blocks = tuple(stack.children())
-    kinds = [origin(block) for block in blocks]
-    for index, (block, kind) in enumerate(zip(blocks, kinds, strict=True)):
-        if kind not in BLOCKS or kind != kinds[0]:
-            raise ValueError(f"patch: `model` must have known blocks that are alike, got block {index}, a {kind[1]}")
-        attention = block.get_submodule(BLOCKS[kind].attention)
-        if origin(attention) not in ATTENTIONS:
-            raise ValueError(
-                f"patch: `model` must have known attentions, got block {index} with a {origin(attention)[1]}"
-            )
-    if kinds[0][0] == "timm":
-        from tokenmerge.backends.torch.patch import timm as family
-    else:
-        from tokenmerge.backends.torch.patch import transformers as family  # type: ignore[no-redef]
-    facts = family.describe(model, path)
-    return Network(library=kinds[0][0], blocks=blocks, parts=BLOCKS[kinds[0]], **facts)
+    described = []
+    for index, block in enumerate(blocks):
+        name = f"{where}[{index}] ({type(block).__name__})"
+        parts = known(name, block, known_blocks)
+        for part in (parts.attention, parts.attention_end, parts.norm, parts.mlp_end):
+            if not isinstance(getattr(block, part, None), nn.Module):
+                raise CannotPatch(f"patch: `model` must have blocks with a part `{part}`, got {name} without")
+        inner = getattr(block, parts.attention)
+        attention = known(f"{name}.{parts.attention} ({type(inner).__name__})", inner, known_attentions)
+        if not isinstance(getattr(inner, attention.keys, None), nn.Module):
+            raise CannotPatch(f"patch: `model` must have attentions with a part `{attention.keys}`, got {name} without")
+        described.append((block, parts, attention))
+    if not described:
+        raise CannotPatch(f"patch: `model` must have at least one block, got {where} without")
+    return described
 
 
-def parent(model: nn.Module, path: str, attribute: str) -> Any:
-    """The innermost module around a path that has an attribute."""
-    names = path.split(".")
-    for end in range(len(names) - 1, -1, -1):
-        module = model.get_submodule(".".join(names[:end]))
-        if hasattr(module, attribute):
-            return module
-    raise ValueError(f"patch: `model` must hold its blocks in a network with `{attribute}`, got {type(model).__name__}")
-
-
-def _is_stack(module: nn.Module) -> bool:
-    children = list(module.children())
-    return isinstance(module, nn.ModuleList | nn.Sequential) and any(origin(child) in BLOCKS for child in children)
-
-
-def _largest(model: nn.Module) -> str:
-    """The longest row of modules in a model, in words: what it has instead of known blocks."""
-    stacks = [m for m in model.modules() if isinstance(m, nn.ModuleList | nn.Sequential) and len(m)]
-    if not stacks:
-        return f"a {type(model).__name__} without any"
-    longest = max(stacks, key=len)
-    return f"{len(longest)} of another kind, block 0 being a {origin(longest[0])[1]}"
+def known(name: str, module: nn.Module, table: dict[str, Entry]) -> Entry:
+    """The entry of a module's `forward`. Raises CannotPatch if there is none."""
+    forward = method_name(module)
+    if forward not in table:
+        raise CannotPatch(f"patch: `model` must have parts whose `forward` is known, got {name} with {forward}")
+    return table[forward]

@@ -1,247 +1,243 @@
-"""The hooks, in the order in which a block runs them. Each is a function of this module with its first arguments bound,
-so that a patched model can be copied and pickled.
+"""The hooks that merge tokens inside a block, without a copy of its `forward`.
 
-A block's own code stays as it is: `x = x + A(x)`, then `x + M(x)`. Between the two, the hook before the second norm
-takes `x`, merges it to `y` and hands `y` on. `M(y)` has fewer tokens than the block's `x`, so the hook at the end of
-that branch keeps it and gives the block a zero to add; the hook after the block then returns `y + M(y)`.
+A block computes `x1 = x + attention(norm1(x))`, then `x1 + f(x1)` with `f = mlp(norm2(.))`. Wanted is `y + f(y)` with
+`y = W x1`. So the norm is given `y` in place of `x1`; at the end of the branch `f(y)` is put aside and a zero goes on,
+which the block adds to `x1`; and when the block returns, `y + f(y)` takes the place of that sum. Every part of the
+block runs as it did, once.
+
+Hooks are objects of classes at the top of a module, they hold no tensor and no module, and find their call on a stack
+of the thread: so a model with hooks can be copied, pickled, replicated and compiled.
 """
 
 from __future__ import annotations
 
-from types import ModuleType
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import nn
 
-from tokenmerge.backends.torch import tome
-from tokenmerge.backends.torch.ats import ATS
-from tokenmerge.backends.torch.attention import attention_weights
-from tokenmerge.backends.torch.ltm import LTM, chain
-from tokenmerge.backends.torch.patch.merging import Merging
-from tokenmerge.backends.torch.patch.state import Run, State
-from tokenmerge.backends.torch.pooling import mean_pool
-from tokenmerge.backends.torch.precision import working_dtype
-from tokenmerge.backends.torch.vit import sample
-from tokenmerge.spec.schedule import ltm_tokens_out
+from tokenmerge.backends.torch.patch.method import Method
+from tokenmerge.backends.torch.patch.state import Call, Thread
+from tokenmerge.backends.torch.precision import safe_log
 
 Tensor = torch.Tensor
 
 
-def before_first_block(run: Run, module: nn.Module, args: Any) -> None:
-    """A forward pass begins."""
-    run.begin()
+class Patch:
+    """What all hooks of one patched model share.
+
+    Attributes:
+        method: the merger and its options. depth: number of blocks. prefix: tokens in front of the patches.
+        thread: the calls of each thread; a copy of the model begins with none.
+    """
+
+    def __init__(self, method: Method, depth: int, prefix: int) -> None:
+        self.method, self.depth, self.prefix = method, depth, prefix
+        self.thread = Thread()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "thread"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self.thread = Thread()
+
+    def running(self) -> Call | None:
+        """The innermost call, if it is inside a block."""
+        call = self.thread.call()
+        return call if call is not None and call.inside else None
 
 
-def before_block(run: Run, module: Any, args: Any) -> None:
-    """A learned merger is read from the block that runs, which may be a replica."""
-    run.state.merger = module.merger
+class Hook:
+    """Base of all hooks; `patch` tells whose they are."""
+
+    def __init__(self, patch: Patch) -> None:
+        self.patch = patch
 
 
-def before_attention(
-    run: Run,
-    merging: Merging,
-    index: int,
-    family: str,
-    module: nn.Module,
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-    """Sizes and mask go into the logits; rotary tables follow the tokens; ATS chooses here."""
-    state = run.state
-    state.in_mlp, state.plan = False, None
-    kwargs = dict(kwargs)
-    x = kwargs["hidden_states"] if not args else args[0]
-    name = "attn_mask" if family == "timm" else "attention_mask"
-    given = args[1] if len(args) > 1 else kwargs.get(name)
-    rope = kwargs.get("rope")
-    if rope is not None and state.source is not None:
-        kwargs["rope"] = rope = _follow(rope, state, merging.prefix)
-    bias = state.bias(merging.proportional, x.dtype)
-    if bias is not None and given is not None:
-        raise ValueError(f"patch: `{name}` must be None where tokens have merged, got a mask for all of them")
-    budget = merging.budgets[index] if merging.name == "ats" else None
-    if budget is not None and x.shape[1] - merging.prefix > budget:
-        _attend_chosen(state, merging, budget, _family(family), module, x, rope, bias)
-        # the attention's own code only gets the class token to see, and `after_attention` has the result
-        args, kwargs = ((x[:, :1],), kwargs) if args else ((), kwargs | {"hidden_states": x[:, :1]})
-        return args, {key: None if key in (name, "rope") else value for key, value in kwargs.items()}
-    if bias is not None:
-        args, kwargs = args[:1], kwargs | {name: bias}
-    return args, kwargs
+class Open(Hook):
+    """Before a module that holds all blocks: a call begins."""
+
+    def __call__(self, module: nn.Module, args: Any) -> None:
+        if getattr(module, "grad_checkpointing", False) and torch.is_grad_enabled():
+            refuse_checkpointing()
+        self.patch.thread.open(module)
 
 
-def after_keys(run: Run, family: str, head_dim: int, module: nn.Module, args: Any, output: Tensor) -> None:
-    """ToMe compares the keys, averaged over heads, before any rotation."""
-    run.state.metric = _family(family).metric(head_dim, output.to(working_dtype(output)))
+class Close(Hook):
+    """After it, also after an exception: the call ends."""
+
+    def __call__(self, module: nn.Module, args: Any, output: Any) -> None:
+        self.patch.thread.close(module)
 
 
-def after_attention(run: Run, family: str, module: nn.Module, args: Any, output: Any) -> Any:
-    """What the chosen queries saw, in place of what the class token saw."""
-    seen = run.state.attended
-    if seen is None:
-        return None
-    return (seen, None) if isinstance(output, tuple) else seen
+class Enter(Hook):
+    """Before a block, of which `merger` may be a part."""
+
+    def __init__(self, patch: Patch, index: int, learned: bool) -> None:
+        super().__init__(patch)
+        self.index, self.learned = index, learned
+
+    def __call__(self, module: nn.Module, args: Any) -> None:
+        if getattr(module, "gradient_checkpointing", False) and module.training and torch.is_grad_enabled():
+            refuse_checkpointing()
+        call = self.patch.thread.next_block(self.index)
+        if call is not None:
+            call.enter(module)
 
 
-def end_of_branch(run: Run, module: nn.Module, args: Any, output: Any) -> Any:
-    """Keep what the branch gives where the block's own `x` has another number of tokens, and give it a zero to add."""
-    state = run.state
-    first = output[0] if isinstance(output, tuple) else output
-    if state.in_mlp and state.merged is not None:
-        state.branch = first
-    elif not state.in_mlp and state.chosen is not None:
-        state.attended = first
-    else:
-        return None
-    zero = first.new_zeros(())
-    return (zero, *output[1:]) if isinstance(output, tuple) else zero
+class Attend(Hook):
+    """Before attention: sizes and padding become a bias of the keys, a rotary table that of the tokens left."""
 
+    def __init__(self, patch: Patch, mask: str, position: int | None) -> None:
+        super().__init__(patch)
+        self.mask, self.position = mask, position
 
-def before_second_norm(run: Run, merging: Merging, index: int, module: nn.Module, args: tuple[Any, ...]) -> Any:
-    """Between attention and MLP: the residual stream is merged."""
-    state = run.state
-    state.in_mlp = True
-    x = args[0]
-    if state.chosen is not None:
-        assert state.attended is not None
-        plan, size = state.chosen, state.sizes(x)
-        merged = plan.merge(x, size) + state.attended
-        state.chosen = state.attended = None
-    elif merging.name == "tome":
-        assert state.metric is not None
-        size, r = state.sizes(x), merging.r[index]
-        if r == 0 or x.shape[1] - merging.protected < 2:
+    def __call__(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]] | None:
+        call = self.patch.running()
+        if call is None:
             return None
-        plan = tome.plan(state.metric, r=r, protected=merging.protected, order=merging.config.order, mask=state.mask)
-        merged = plan.merge(x, size)
-    elif merging.name == "ltm":
-        ltm = state.merger
-        assert isinstance(ltm, LTM)
-        size = state.sizes(x)
-        plan = ltm.plan(x, prior=_prior(state, ltm, x), mask=state.mask)
-        state.prior = chain(plan, ltm.protected)
-        merged = plan.merge(x, size)
-    else:
-        return None
-    state.follow(plan, size)
-    state.merged, state.metric = merged, None
-    return (merged, *args[1:])
+        call.attention = module
+        if all(plan is None for plan in call.plans):
+            return None
+        x = args[0] if args else kwargs["hidden_states"]
+        at = self.position
+        given = args[at] if at is not None and len(args) > at else kwargs.get(self.mask)
+        if given is not None or kwargs.get("is_causal"):
+            raise ValueError(
+                f"patch: `{self.mask}` must be None in a patched model, whose tokens no longer are the ones it names, "
+                f"got {'a mask' if given is not None else 'is_causal=True'}"
+            )
+        kwargs = dict(kwargs)
+        bias = key_bias(call, self.patch.method.proportional, attention_dtype(x))
+        if at is not None and len(args) > at:
+            args = (*args[:at], bias, *args[at + 1 :])
+        elif bias is not None or self.mask in kwargs:
+            kwargs[self.mask] = bias
+        if kwargs.get("rope") is not None:
+            kwargs["rope"] = call.rotary(kwargs["rope"], x.shape[0])
+        return args, kwargs
 
 
-def after_block(run: Run, merging: Merging, index: int, last: bool, module: Any, args: Any, output: Any) -> Any:
-    """The block's sum, of the merged tokens; PatchMerger follows its block."""
-    state = run.state
-    x = output[0] if isinstance(output, tuple) else output
-    if state.merged is not None:
-        assert state.branch is not None
-        x = state.merged + state.branch
-        state.merged = state.branch = None
-    if merging.name == "patch_merger" and index == merging.layer:
-        before = state.sizes(x)
-        x, _, _, plan = module.merger(x, mask=state.mask)
-        state.follow(plan, before)
-        state.size = state.mask = None  # answers to queries, not groups of patches: each counts one
-    state.plans.append(state.plan)
-    state.plan = None
-    if last:
-        state.tokens = x
-        run.end()
-    return (x, *output[1:]) if isinstance(output, tuple) else x
+class Keys(Hook):
+    """After the part of attention that gives the keys."""
+
+    def __init__(self, patch: Patch, metric: Callable[[nn.Module, Tensor], Tensor]) -> None:
+        super().__init__(patch)
+        self.metric = metric
+
+    def __call__(self, module: nn.Module, args: Any, output: Tensor) -> None:
+        call = self.patch.running()
+        if call is not None and call.attention is not None:
+            call.keys = self.metric(call.attention, output)
 
 
-# After the last block
+class AttentionEnd(Hook):
+    """After attention's branch: of chosen tokens only, it does not fit the block's own sum and waits."""
+
+    def __call__(self, module: nn.Module, args: Any, output: Any) -> Any:
+        call = self.patch.running()
+        if call is None or call.chosen is None or call.branch is not None:
+            return None
+        call.branch = first(output)
+        return with_first(output, zero(call.branch))
 
 
-def after_sequence(run: Run, module: nn.Module, args: Any, output: Any) -> None:
-    """Remember the tokens that the network averages."""
-    if run.last is not None:
-        run.last.tokens = output if isinstance(output, Tensor) else output[0]
+class Between(Hook):
+    """Before the norm between attention and MLP: merge, and let the MLP have the merged tokens."""
+
+    def __call__(self, module: nn.Module, args: Any) -> Any:
+        call = self.patch.running()
+        if call is None:
+            return None
+        call.merged = self.patch.method.between(call, args[0])
+        return None if call.merged is None else (call.merged, *args[1:])
 
 
-def before_head(
-    run: Run, merging: Merging, after_class: bool, module: nn.Module, args: tuple[Any, ...]
-) -> tuple[Any, ...] | None:
-    """The mean that the network took, weighted by size; untouched where every token counts one."""
-    state = run.last
-    if state is None or state.source is None or state.tokens is None:
-        return None
-    x = state.tokens
-    first = 0 if merging.name == "patch_merger" else merging.prefix
-    size = None if state.size is None else state.size[:, first:]
-    mask = None if state.mask is None else state.mask[:, first:]
-    mean = mean_pool(x[:, first:], size=size, mask=mask).to(args[0].dtype)
-    pooled = torch.cat([args[0][:, : x.shape[-1]], mean], dim=-1) if after_class else mean
-    state.tokens = None
-    return (pooled, *args[1:])
+class MlpEnd(Hook):
+    """After the MLP's branch: of merged tokens, it does not fit the block's own sum and waits."""
+
+    def __call__(self, module: nn.Module, args: Any, output: Any) -> Any:
+        call = self.patch.running()
+        if call is None or call.merged is None or call.mlp is not None:
+            return None
+        call.mlp = first(output)
+        return with_first(output, zero(call.mlp))
 
 
-def before_attention_pool(
-    run: Run, merging: Merging, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> Any:
-    """Pooling by attention counts a token as often as it has patches."""
-    state = run.last
-    if state is None or state.source is None:
-        return None
-    x = args[0]
-    bias = state.bias(True, x.dtype)
-    if bias is None:
-        return None
-    first = bias.shape[-1] - (args[1] if isinstance(module, nn.MultiheadAttention) else x).shape[1]
-    bias = bias[..., first:]  # a network may keep the tokens in front from its pooling
-    if isinstance(module, nn.MultiheadAttention):  # it wants a row for every head of every sample
-        b, heads = bias.shape[0], module.num_heads
-        bias = bias.expand(b, heads, x.shape[1], bias.shape[-1]).reshape(b * heads, x.shape[1], -1)
-    return args, {**kwargs, "attn_mask": bias}
+class Leave(Hook):
+    """After a block, also after an exception: what it returns is made of what waited."""
+
+    def __init__(self, patch: Patch, index: int) -> None:
+        super().__init__(patch)
+        self.index = index
+
+    def __call__(self, module: nn.Module, args: Any, output: Any) -> Any:
+        call = self.patch.running()
+        if call is None or call.block is not module:
+            return None
+        if output is None:  # an exception is on its way out
+            call.leave()
+            self.patch.thread.drop_stale()
+            return None
+        x = first(output)
+        if call.merged is not None:
+            assert call.mlp is not None
+            x = call.merged + call.mlp
+        x = self.patch.method.after(call, x)
+        call.tokens = x
+        call.leave()
+        if self.index == self.patch.depth - 1:
+            self.patch.thread.last.keep(call)
+            self.patch.thread.drop_stale()
+        return with_first(output, x)
 
 
-def _attend_chosen(
-    state: State,
-    merging: Merging,
-    budget: int,
-    family: ModuleType,
-    module: nn.Module,
-    x: Tensor,
-    rope: Tensor | None,
-    bias: Tensor | None,
-) -> None:
-    """ATS: score the class row, choose, and attend with the chosen queries only."""
-    query, key, value = family.heads(module, x, rope)
-    scale = getattr(module, "scale", getattr(module, "scaling", None))
-    row = attention_weights(query[:, :, :1], key, mask=state.mask, scale=scale)[:, :, 0]
-    plan = sample(ATS(budget, merging.config.score), row, value, merging.prefix, state.mask)
-    query = torch.stack([plan.merge(one) for one in query.unbind(1)], dim=1)
-    bias = None if bias is None else bias.to(query.dtype)
-    seen = nn.functional.scaled_dot_product_attention(
-        query, key, value, bias, dropout_p=family.dropout(module), scale=scale
+class Tokens(Hook):
+    """After the last norm: the tokens that are pooled."""
+
+    def __call__(self, module: nn.Module, args: Any, output: Tensor) -> None:
+        call = self.patch.thread.call()
+        if call is not None and call.started:
+            call.tokens = output
+
+
+def key_bias(call: Call, proportional: bool, dtype: torch.dtype) -> Tensor | None:
+    """`log size`, and -inf for padding, as `(B,1,1,N)` to be added to the logits; None where it would be zero."""
+    bias: Tensor | None = None
+    if proportional and call.size is not None:
+        bias = safe_log(call.size)
+    if call.mask is not None:
+        bias = torch.where(call.mask, 0.0 if bias is None else bias, -torch.inf)
+    return None if bias is None else bias[:, None, None, :].to(dtype)
+
+
+def attention_dtype(x: Tensor) -> torch.dtype:
+    """The dtype of queries and keys that are made of `x`."""
+    if not x.is_meta and torch.is_autocast_enabled(x.device.type):
+        return torch.get_autocast_dtype(x.device.type)
+    return x.dtype
+
+
+def zero(like: Tensor) -> Tensor:
+    """A zero that can be added to tokens of any number."""
+    return like.new_zeros((1, 1, 1))
+
+
+def first(output: Any) -> Any:
+    """The tokens in what a module returned."""
+    return output[0] if isinstance(output, tuple) else output
+
+
+def with_first(output: Any, tokens: Tensor) -> Any:
+    """What a module returned, with other tokens."""
+    return (tokens, *output[1:]) if isinstance(output, tuple) else tokens
+
+
+def refuse_checkpointing() -> None:
+    """Gradient checkpointing runs blocks again, one by one and outside of the call."""
+    raise RuntimeError(
+        "patch: gradient checkpointing must be off in a patched model while gradients are recorded, because it runs "
+        "each block again without the blocks before it"
     )
-    state.chosen, state.attended = plan, family.project(module, seen, plan.merge(x))
-
-
-def _prior(state: State, merger: LTM, x: Tensor) -> Tensor | None:
-    """The mask of the LTM before, where the shapes repeat."""
-    n = x.shape[1] - merger.protected
-    if state.prior is None or state.mask is not None or state.prior.shape[1] != n:
-        return None
-    return state.prior if state.prior.shape[2] == ltm_tokens_out(n, merger.compression_ratio) else None
-
-
-def _follow(rope: Tensor, state: State, prefix: int) -> Tensor:
-    """Rotary tables `(N,2d)` of the patches, merged as their tokens were: `(B,1,P,2d)`."""
-    assert state.source is not None
-    batch = state.source._batch
-    table = rope.reshape(-1, *rope.shape[-2:])[-1] if rope.ndim == 3 and rope.shape[0] == 1 else rope
-    if table.ndim != 2:
-        raise ValueError(f"patch: `rope` must be one table for all samples and heads, got shape {tuple(rope.shape)}")
-    table = torch.cat([table.new_zeros((prefix, table.shape[-1])), table])
-    return state.source.merge(table.expand(batch, *table.shape))[:, None, prefix:]
-
-
-def _family(name: str) -> ModuleType:
-    if name == "timm":
-        from tokenmerge.backends.torch.patch import timm
-
-        return timm
-    from tokenmerge.backends.torch.patch import transformers
-
-    return transformers

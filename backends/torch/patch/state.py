@@ -1,105 +1,166 @@
-"""What one forward pass knows: it begins with the first block, belongs to one thread, and ends with the last block."""
+"""What a patched model knows during one call, and where it keeps it: on a stack that every thread has for itself.
+
+Nothing outlives the call except its plans and sizes (`Last`), without gradients, until the thread's next one.
+"""
 
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import nn
 
-from tokenmerge.backends.torch.plan import DensePlan, Plan, compose
-from tokenmerge.backends.torch.precision import matmul, safe_log, working_dtype
+from tokenmerge.backends.torch.plan import DensePlan, Plan
+from tokenmerge.backends.torch.precision import working_dtype
 
 Tensor = torch.Tensor
 
 
-@dataclass(eq=False)
-class State:
-    """One forward pass.
+class Call:
+    """One call on its way through the blocks.
 
-    size, mask: of the tokens that enter the next block; None where all sizes are one, all tokens real.
-    prior: the mask of the LTM before. metric: this block's keys, averaged over heads.
-    source: the composed plan so far. plans: of the blocks so far, None where nothing was merged.
-    chosen, attended: ATS: the plan and what the chosen queries saw, until the residual stream follows.
-    merged, branch: the merged tokens and what the MLP made of them, until the block's own sum is over.
-    merger: the block's learned merger. in_mlp: whether the block has come to its second half. tokens: what the
-    network's pooling will see.
+    Attributes:
+        by_block: whether the first block began it, because the network's own `forward` was not called.
+        started: whether a block has begun; inside: whether one is running.
+        size: `(B,N)`, patches in every token; None while every token counts one.
+        mask: `(B,N)` bool, False for padding; None while all tokens are real.
+        prior: the last LTM's mask `(B,n,P')`, for the next one.
+        replaced: whether PatchMerger's tokens took the place of all others, those in front included.
+        plans: of every block, None where nothing merged; sizes: what each plan took.
+        tokens: `(B,P,C)`, what pooling reads.
+        block: the one that is running; in `DataParallel` it is the replica's.
+        attention: its attention module. keys: its keys `(B,N,D)`, averaged over heads. chosen: its ATS plan.
+        branch: what its attention adds to the chosen tokens. merged: the tokens that enter its MLP, when they are not
+            the block's own. mlp: what the MLP adds to them.
     """
 
-    size: Tensor | None = None
-    mask: Tensor | None = None
-    prior: Tensor | None = None
-    metric: Tensor | None = None
-    source: Plan | None = None
-    plans: list[Plan | None] = field(default_factory=list)
-    plan: Plan | None = None
-    chosen: Plan | None = None
-    attended: Tensor | None = None
-    merged: Tensor | None = None
-    branch: Tensor | None = None
-    merger: nn.Module | None = None
-    in_mlp: bool = False
-    tokens: Tensor | None = None
+    block: nn.Module
 
-    def sizes(self, x: Tensor) -> Tensor:
-        """The sizes of `x (B,N,C)`, ones where nothing was merged yet."""
-        return x.new_ones(x.shape[:2], dtype=working_dtype(x)) if self.size is None else self.size
+    def __init__(self, by_block: bool = False) -> None:
+        self.by_block = by_block
+        self.started = self.inside = self.replaced = False
+        self.plans: list[Plan | None] = []
+        self.sizes: list[Tensor | None] = []
+        self.size: Tensor | None = None
+        self.mask: Tensor | None = None
+        self.prior: Tensor | None = None
+        self.tokens: Tensor | None = None
+        self._table: Tensor | None = None
+        self._merged_table: Tensor | None = None
+        self._merges_in_table = 0
+        self._forget()
 
-    def bias(self, proportional: bool, dtype: torch.dtype) -> Tensor | None:
-        """`(B,1,1,N)`, what is added to the logits of attention; None where every key is alike."""
-        size = self.size if proportional else None
-        if size is None and self.mask is None:
-            return None
-        log_size = torch.zeros((), dtype=dtype) if size is None else safe_log(size).to(dtype)
-        logits = log_size if self.mask is None else torch.where(self.mask, log_size.to(self.mask.device), -torch.inf)
-        return logits[:, None, None, :]
+    def enter(self, block: nn.Module) -> None:
+        """A block begins."""
+        self.started = self.inside = True
+        self.block = block
+        self.plans.append(None)
+        self.sizes.append(None)
 
-    def follow(self, plan: Plan, size: Tensor) -> None:
-        """Take the sizes and the mask through a plan, and the plan into the composed one."""
-        if self.source is None:
-            self.source = plan
-        elif isinstance(plan, DensePlan) or isinstance(self.source, DensePlan):
-            # with the sizes of this pass, which a composed dense plan no longer knows
-            self.source = DensePlan(matmul(plan.matrix(size), self.source.matrix()), plan.mask)
-        else:
-            self.source = compose(self.source, plan)
-        self.plan, self.size, self.mask = plan, plan.merge_size(size), plan.mask
+    def leave(self) -> None:
+        """A block ends."""
+        self.inside = False
+        self._forget()
+
+    def merge(self, plan: Plan, x: Tensor) -> Tensor:
+        """`W x`; sizes and mask go along."""
+        size = x.new_ones(x.shape[:2], dtype=working_dtype(x)) if self.size is None else self.size
+        merged = plan.merge(x, size)
+        self.plans[-1], self.sizes[-1] = plan, self.size
+        self.size, self.mask = plan.merge_size(size), plan.mask
+        return merged
+
+    def rotary(self, table: Tensor, batch: int) -> Tensor:
+        """A block's rotary table `(N',2d)` or `(H,N',2d)`, of all patches, as `(B,H,P',2d)` of the tokens left."""
+        if self._table is not table:  # the first block, or a network whose tables differ from block to block
+            self._table, self._merged_table, self._merges_in_table = table, table, 0
+        assert self._merged_table is not None
+        made = range(self._merges_in_table, len(self.plans))
+        for plan, size in [(self.plans[index], self.sizes[index]) for index in made]:
+            if plan is not None:
+                self._merged_table = merge_table(plan, self._merged_table, size, batch)
+        self._merges_in_table = len(self.plans) - 1  # this block has made no plan yet
+        return self._merged_table
+
+    def _forget(self) -> None:
+        self.attention: nn.Module | None = None
+        self.keys: Tensor | None = None
+        self.chosen: Plan | None = None
+        self.branch: Tensor | None = None
+        self.merged: Tensor | None = None
+        self.mlp: Tensor | None = None
 
 
-class Run:
-    """The pass that this thread is in, or the last one it finished. A copy or a pickle of it starts empty."""
+def merge_table(plan: Plan, table: Tensor, size: Tensor | None, batch: int) -> Tensor:
+    """Sines and cosines of merged tokens: those of their patches, averaged as the plan averages tokens."""
+    while table.ndim < 4:
+        table = table[None]
+    heads, patches, width = table.shape[1:]
+    front = plan.num_tokens_in - patches  # tokens in front have no position, and stay in front
+    rows = table.expand(batch, heads, patches, width).transpose(1, 2).reshape(batch, patches, heads * width)
+    rows = torch.cat([rows.new_zeros((batch, front, heads * width)), rows], dim=1)
+    merged = plan.merge(rows, size)[:, front:]
+    return merged.reshape(batch, merged.shape[1], heads, width).transpose(1, 2)
+
+
+class Last:
+    """What is left of a thread's last call through all blocks."""
 
     def __init__(self) -> None:
-        self._local = _Local()
+        self.plans: tuple[Plan | None, ...] = ()
+        self.sizes: tuple[Tensor | None, ...] = ()
+        self.size: Tensor | None = None
+        self.mask: Tensor | None = None
 
-    @property
-    def state(self) -> State:
-        state = self._local.state
-        if state is None:
-            raise RuntimeError(
-                "patch: a patched block must be called by its network, from the first block on, and not by itself or "
-                "again by gradient checkpointing"
-            )
-        return state
-
-    @property
-    def last(self) -> State | None:
-        """The last finished pass of this thread."""
-        return self._local.last
-
-    def begin(self) -> None:
-        self._local.state = State()
-
-    def end(self) -> None:
-        self._local.state, self._local.last = None, self._local.state
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Run, ()  # a thread's pass is nobody else's
+    def keep(self, call: Call) -> None:
+        """Keep the plans of a call, and no graph of it."""
+        self.plans = tuple(_detached(plan) for plan in call.plans)
+        self.sizes = tuple(None if size is None else size.detach() for size in call.sizes)
+        self.size = None if call.size is None else call.size.detach()
+        self.mask = call.mask
 
 
-class _Local(threading.local):
+def _detached(plan: Plan | None) -> Plan | None:
+    return DensePlan(plan.weights.detach(), plan.mask) if isinstance(plan, DensePlan) else plan
+
+
+class Thread(threading.local):
+    """The calls that a thread is in, the innermost last, each with the module whose `forward` it serves.
+
+    What changes lies in lists and objects inside: a compiler keeps track of these, not of attributes of a
+    `threading.local`.
+    """
+
     def __init__(self) -> None:
-        self.state: State | None = None
-        self.last: State | None = None
+        self.stack: list[tuple[Call, nn.Module | None]] = []
+        self.last = Last()
+        self.attending: list[nn.Module] = []  # modules whose attention is for chosen queries only
+
+    def call(self) -> Call | None:
+        """The innermost call."""
+        return self.stack[-1][0] if self.stack else None
+
+    def open(self, module: nn.Module) -> None:
+        """A module that holds all blocks begins; one inside another serves the same call."""
+        self.drop_stale()
+        call = self.call()
+        self.stack.append((Call() if call is None or call.started else call, module))
+
+    def next_block(self, index: int) -> Call | None:
+        """A block begins: its call, which the first block begins if nobody else has; None for a block on its own."""
+        call = self.call()
+        if index == 0 and (call is None or call.started):
+            self.drop_stale()
+            self.stack.append((Call(by_block=True), None))
+        call = self.call()
+        return call if call is not None and not call.inside and len(call.plans) == index else None
+
+    def close(self, module: nn.Module) -> None:
+        """It ends, also by an exception."""
+        if self.stack and self.stack[-1][1] is module:
+            self.stack.pop()
+
+    def drop_stale(self) -> None:
+        """Forget a call that the first block began, and that was left between blocks."""
+        while self.stack and self.stack[-1][0].by_block and not self.stack[-1][0].inside:
+            self.stack.pop()

@@ -1,88 +1,132 @@
-"""What is particular to timm: tokens in front, pooling, and the halves of its attentions for ATS."""
+"""timm's `VisionTransformer` and `Eva`, and all that are built from them: ViT, DeiT, DINOv2, CLIP, SigLIP, EVA."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 
-from tokenmerge.backends.torch.patch.families import Pooling, origin, parent
+from tokenmerge.backends.torch.patch.ats import attend
+from tokenmerge.backends.torch.patch.families import Attention, Block, CannotPatch, Network, describe, method_name
+from tokenmerge.backends.torch.patch.hooks import Patch
+from tokenmerge.backends.torch.patch.pooling import AttentionPool, TimmPool
+from tokenmerge.backends.torch.patch.tome import mean_key
+from tokenmerge.backends.torch.plan import SelectionPlan
 
 Tensor = torch.Tensor
 
+BLOCK = Block(attention="attn", attention_end="drop_path1", norm="norm2", mlp_end="drop_path2")
+BLOCKS = {"timm.models.vision_transformer.Block.forward": BLOCK, "timm.models.eva.EvaBlock.forward": BLOCK}
 
-def describe(model: nn.Module, path: str) -> dict[str, Any]:
-    """The facts of `families.Network` for the network that holds the blocks."""
-    network = parent(model, path, "num_prefix_tokens")
-    attention_pool = getattr(network, "attn_pool", None)
-    kind = getattr(network, "global_pool", "")
-    if attention_pool is not None:
-        if origin(attention_pool)[1] != "AttentionPoolLatent" or attention_pool.pos_embed is not None:
-            _refuse_pool(type(attention_pool).__name__)
-    elif kind not in ("", "token", "avg"):
-        _refuse_pool(kind)
-    mean = attention_pool is None and kind == "avg"
-    grid = getattr(network.patch_embed, "num_patches", None)
-    return {
-        "prefix": int(network.num_prefix_tokens),
-        "class_token": getattr(network, "cls_token", None) is not None,
-        "num_tokens": None if grid is None else int(grid) + int(network.num_prefix_tokens),
-        "pooling": Pooling(network.norm, network.fc_norm) if mean else None,
-        "attention_pool": attention_pool,
-        "rotary": getattr(network, "rope", None) is not None,
-    }
+NETWORKS = ("timm.models.vision_transformer.VisionTransformer", "timm.models.eva.Eva")
+HEADS = (*(f"{name}.forward_head" for name in NETWORKS), "timm.models.deit.VisionTransformerDistilled.forward_head")
 
 
-def metric(head_dim: int, keys: Tensor) -> Tensor:
-    """Keys `(B,H,N,d)` averaged over heads."""
-    return keys.mean(dim=1)
+def keys(attention: nn.Module, output: Tensor) -> Tensor:
+    """Keys `(B,H,N,d)`, normalized and not yet turned, averaged over heads."""
+    return mean_key(output, 1)
 
 
-def heads(attention: Any, x: Tensor, rope: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-    """Queries, keys and values `(B,H,N,d)` as the attention makes them, rotated where it rotates."""
+def heads(attention: Any, x: Tensor, kwargs: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries, keys and values `(B,H,N,d)`, normalized and turned, in the steps of timm's three attentions."""
     b, n, _ = x.shape
     if attention.qkv is None:
-        query, key, value = (
-            layer(x).reshape(b, n, -1, attention.head_dim).transpose(1, 2)
-            for layer in (attention.q_proj, attention.k_proj, attention.v_proj)
-        )
+        projections = (attention.q_proj, attention.k_proj, attention.v_proj)
+        q, k, v = (part(x).reshape(b, n, -1, attention.head_dim).transpose(1, 2) for part in projections)
     else:
-        bias = attention.qkv.bias
-        if getattr(attention, "q_bias", None) is not None:  # EVA: no bias for the keys
-            bias = torch.cat([attention.q_bias, attention.k_bias, attention.v_bias])
-            bias = bias if attention.qkv.bias is None else bias + attention.qkv.bias
-        qkv = nn.functional.linear(x, attention.qkv.weight, bias)
-        query, key, value = qkv.reshape(b, n, 3, attention.num_heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
-    query, key = attention.q_norm(query), attention.k_norm(key)
-    if rope is not None:
-        query, key = (_rotate(attention, each, rope).type_as(value) for each in (query, key))
-    groups = query.shape[1] // key.shape[1]
+        if getattr(attention, "q_bias", None) is None:
+            qkv = attention.qkv(x)
+        else:
+            bias = torch.cat((attention.q_bias, attention.k_bias, attention.v_bias))
+            if attention.qkv_bias_separate:
+                qkv = attention.qkv(x) + bias
+            else:
+                qkv = nn.functional.linear(x, attention.qkv.weight, bias)
+        q, k, v = qkv.reshape(b, n, 3, attention.num_heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
+    q, k = attention.q_norm(q), attention.k_norm(k)
+    table = kwargs.get("rope")
+    if table is not None:
+        q, k = (turn(attention, each, table).type_as(v) for each in (q, k))
+    groups = getattr(attention, "num_kv_groups", 1)
     if groups > 1:
-        key, value = (each.repeat_interleave(groups, dim=1) for each in (key, value))
-    return query, key, value
+        k, v = (each.repeat_interleave(groups, dim=1) for each in (k, v))
+    return q, k, v
 
 
-def project(attention: Any, seen: Tensor, x: Tensor) -> Tensor:
-    """What the queries of `x (B,P,C)` saw, `(B,H,P,d)`, through the rest of the attention: `(B,P,C)`."""
-    seen = attention.norm(seen.transpose(1, 2).flatten(2))
-    if getattr(attention, "gate", None) is not None:
-        seen = seen * attention.gate(x).sigmoid()
+def turn(attention: Any, x: Tensor, table: Tensor) -> Tensor:
+    """Queries or keys `(B,H,N,d)` turned by their positions, except the tokens in front."""
+    from timm.layers.pos_embed_sincos import apply_rot_embed_cat  # only here, so that timm is not needed
+
+    front = attention.num_prefix_tokens
+    turned = apply_rot_embed_cat(x[:, :, front:], table, half=getattr(attention, "rotate_half", False))
+    return torch.cat([x[:, :, :front], turned], dim=2)
+
+
+def attend_chosen(
+    attention: Any, q: Tensor, k: Tensor, v: Tensor, x: Tensor, plan: SelectionPlan, kwargs: dict[str, Any]
+) -> Tensor:
+    """The rest of the module, for the chosen queries: `(B,P,C)`."""
+    dropout = attention.attn_drop.p if attention.training else 0.0
+    seen = attention.norm(attend(q, k, v, kwargs.get("attn_mask"), dropout, None))
+    if attention.gate is not None:
+        seen = seen * attention.gate(plan.merge(x)).sigmoid()
     return attention.proj_drop(attention.proj(seen))
 
 
-def dropout(attention: Any) -> float:
-    """The rate at which attention weights are dropped now."""
-    return float(attention.attn_drop.p) if attention.training else 0.0
+PLAIN = Attention("k_norm", keys, heads, attend_chosen, "attn_mask", None, ("x", "attn_mask", "is_causal"))
+ROTARY = Attention("k_norm", keys, heads, attend_chosen, "attn_mask", None, ("x", "rope", "attn_mask", "is_causal"))
+ATTENTIONS = {
+    "timm.layers.attention.Attention.forward": PLAIN,
+    "timm.layers.attention.AttentionRope.forward": ROTARY,
+    "timm.models.eva.EvaAttention.forward": ROTARY,
+}
 
 
-def _rotate(attention: Any, heads: Tensor, rope: Tensor) -> Tensor:
-    from timm.layers.pos_embed_sincos import apply_rot_embed_cat
+def is_network(module: nn.Module) -> bool:
+    """Whether a module is one that `read` can read."""
+    return hasattr(type(module), "forward_features") and method_name(module, "forward_features") in {
+        f"{name}.forward_features" for name in NETWORKS
+    }
 
-    first = attention.num_prefix_tokens
-    half = getattr(attention, "rotate_half", False)
-    return torch.cat([heads[:, :, :first], apply_rot_embed_cat(heads[:, :, first:], rope, half=half)], dim=2)
 
+def read(model: nn.Module, module: Any, name: str) -> Network:
+    """A timm network, taken apart.
 
-def _refuse_pool(kind: str) -> None:
-    raise ValueError(f"patch: `model` must pool by class token, mean or latent attention, got {kind!r}")
+    Raises:
+        CannotPatch: it has a block, an attention or a way to pool that is not known.
+    """
+    blocks = describe(module.blocks, f"{name}.blocks", BLOCKS, ATTENTIONS)
+    head = method_name(module, "forward_head")
+    if head not in HEADS:
+        raise CannotPatch(f"patch: `model` must have a `forward_head` that is known, got {name} with {head}")
+    distilled = head == HEADS[-1]
+    pool = "token" if distilled else module.global_pool
+    reads_class = f"{name} (global_pool={pool!r})" if pool == "token" else ""
+    pooling: list[tuple[nn.Module, Callable[[Patch], Callable[..., Any]]]] = []
+    if pool in ("avg", "avgmax", "max"):
+        include = getattr(module, "pool_include_prefix", False)
+        pooling.append((module.fc_norm, partial(TimmPool, how=pool, skip=0 if include else module.num_prefix_tokens)))
+    elif pool == "map":
+        known_pool = "timm.layers.attention_pool.AttentionPoolLatent.forward"
+        if method_name(module.attn_pool) != known_pool or module.attn_pool.pos_embed is not None:
+            raise CannotPatch(
+                f"patch: `model` must pool by AttentionPoolLatent without positions, got another in {name}"
+            )
+        pooling.append((module.attn_pool, AttentionPool))
+    elif pool not in ("token", ""):
+        raise CannotPatch(f"patch: `model` must pool by 'token', 'avg', 'avgmax', 'max', 'map' or '', got {pool!r}")
+    return Network(
+        module=module,
+        name=name,
+        blocks=blocks,
+        prefix=module.num_prefix_tokens,
+        class_token=module.cls_token is not None,
+        patches=getattr(module.patch_embed, "num_patches", None),
+        norm=module.norm,
+        reads_class=reads_class,
+        rotary=getattr(module, "rope", None) is not None,
+        pooling=pooling,
+    )

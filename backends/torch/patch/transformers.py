@@ -1,81 +1,169 @@
-"""What is particular to Hugging Face: tokens in front, pooling, and the halves of its attentions for ATS."""
+"""Hugging Face's ViT, DeiT, DINOv2 (with and without registers), CLIP and SigLIP vision models."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 
-from tokenmerge.backends.torch.patch.families import Pooling, parent
+from tokenmerge.backends.torch.patch.ats import attend
+from tokenmerge.backends.torch.patch.families import Attention, Block, Network, describe, method_name
+from tokenmerge.backends.torch.patch.hooks import Patch
+from tokenmerge.backends.torch.patch.pooling import MeanPool, ProbePool
+from tokenmerge.backends.torch.patch.tome import mean_key
+from tokenmerge.backends.torch.plan import SelectionPlan
 
 Tensor = torch.Tensor
 
-# heads that take a mean by themselves: the tokens they read, as a path from the network of the blocks, and whether the
-# class token's features come first
-_MEANS = {
-    "Dinov2ForImageClassification": ("layernorm", True),
-    "Dinov2WithRegistersForImageClassification": ("layernorm", True),
-    "CLIPForImageClassification": ("encoder", False),
-    "SiglipForImageClassification": ("post_layernorm", False),
-}
+
+def keys(attention: Any, output: Tensor) -> Tensor:
+    """Keys `(B,N,H d)`, averaged over heads."""
+    return mean_key(output.unflatten(2, (-1, attention.head_dim)), 2)
 
 
-def describe(model: nn.Module, path: str) -> dict[str, Any]:
-    """The facts of `families.Network` for the network that holds the blocks."""
-    network = parent(model, path, "embeddings")
-    embeddings = network.embeddings
-    class_token = hasattr(embeddings, "cls_token") or hasattr(embeddings, "class_embedding")
-    registers = getattr(embeddings, "register_tokens", None)
-    prefix = int(class_token) + int(hasattr(embeddings, "distillation_token"))
-    prefix += 0 if registers is None else registers.shape[1]
-    head = getattr(network, "head", None)
-    return {
-        "prefix": prefix,
-        "class_token": class_token,
-        "num_tokens": _num_patches(network) + prefix,
-        "pooling": _pooling(model, network),
-        "attention_pool": None if head is None else head.attention,
-        "rotary": False,
-    }
+def heads(attention: Any, x: Tensor, kwargs: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries, keys and values `(B,H,N,d)`."""
+    projections = (attention.q_proj, attention.k_proj, attention.v_proj)
+    q, k, v = (part(x).unflatten(2, (-1, attention.head_dim)).transpose(1, 2) for part in projections)
+    return q, k, v
 
 
-def metric(head_dim: int, keys: Tensor) -> Tensor:
-    """Keys `(B,N,H*d)` averaged over heads."""
-    return keys.unflatten(-1, (-1, head_dim)).mean(dim=2)
+def attend_chosen(
+    attention: Any, q: Tensor, k: Tensor, v: Tensor, x: Tensor, plan: SelectionPlan, kwargs: dict[str, Any]
+) -> tuple[Tensor, None]:
+    """The rest of the module, for the chosen queries: `(B,P,C)`, and no attention weights."""
+    last = attention.o_proj if hasattr(attention, "o_proj") else attention.out_proj
+    rate = attention.attention_dropout if hasattr(attention, "attention_dropout") else attention.dropout
+    seen = attend(q, k, v, kwargs.get("attention_mask"), rate if attention.training else 0.0, None)
+    return last(seen), None
 
 
-def heads(attention: Any, x: Tensor, rope: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-    """Queries, keys and values `(B,H,N,d)` as the attention makes them."""
-    query, key, value = (
-        layer(x).unflatten(-1, (-1, attention.head_dim)).transpose(1, 2)
-        for layer in (attention.q_proj, attention.k_proj, attention.v_proj)
+ATTENTION = Attention("k_proj", keys, heads, attend_chosen, "attention_mask", 1, ("hidden_states", "attention_mask"))
+# One dropout, one drop path: their first run ends attention, their second the MLP.
+VIT = Block(attention="attention", attention_end="dropout", norm="layernorm_after", mlp_end="dropout")
+DINO = Block(attention="attention", attention_end="drop_path", norm="norm2", mlp_end="drop_path")
+CLIP = Block(attention="self_attn", attention_end="self_attn", norm="layer_norm2", mlp_end="mlp")
+
+
+@dataclass(frozen=True)
+class Family:
+    """A vision model of one file of the library, and the models around it.
+
+    Attributes:
+        network: the class that runs the blocks; block, attention: the classes of these.
+        parts: of the block. blocks, norm: where blocks and last norm are. patches: the part that knows their number.
+        prefix: class and distillation tokens.
+        heads: models around it that pool by themselves: by what they pool.
+        on_grid: models that lay the tokens out on a grid.
+    """
+
+    network: str
+    block: str
+    attention: str
+    parts: Block
+    blocks: str
+    norm: str | None
+    patches: str
+    prefix: int
+    heads: dict[str, str]
+    on_grid: tuple[str, ...] = ()
+
+
+def _vit(file: str, name: str, prefix: int) -> Family:
+    package = f"transformers.models.{file}.modeling_{file}.{name}"
+    network, block, attention = (f"{package}{part}" for part in ("Model", "Layer", "Attention"))
+    on_grid = (f"{package}ForMaskedImageModeling",)
+    return Family(
+        network, block, attention, VIT, "layers", "layernorm", "embeddings.patch_embeddings", prefix, {}, on_grid
     )
-    return query, key, value
 
 
-def project(attention: Any, seen: Tensor, x: Tensor) -> Tensor:
-    """What the queries of `x (B,P,C)` saw, `(B,H,P,d)`, through the rest of the attention: `(B,P,C)`."""
-    out = attention.o_proj if hasattr(attention, "o_proj") else attention.out_proj
-    return out(seen.transpose(1, 2).flatten(2))
+def _dino(file: str, name: str) -> Family:
+    package = f"transformers.models.{file}.modeling_{file}.{name}"
+    network, block, attention = (f"{package}{part}" for part in ("Model", "Layer", "Attention"))
+    heads = {f"{package}ForImageClassification": "class and mean"}
+    on_grid = (f"{package}Backbone",)
+    where = ("encoder.layer", "layernorm", "embeddings.patch_embeddings")
+    return Family(network, block, attention, DINO, *where, 1, heads, on_grid)
 
 
-def dropout(attention: Any) -> float:
-    """The rate at which attention weights are dropped now."""
-    rate = getattr(attention, "attention_dropout", getattr(attention, "dropout", 0.0))
-    return float(rate) if attention.training else 0.0
+def _clip(file: str, name: str, norm: str | None, prefix: int) -> Family:
+    package = f"transformers.models.{file}.modeling_{file}.{name}"
+    network, block, attention = (f"{package}{part}" for part in ("VisionModel", "EncoderLayer", "Attention"))
+    heads = {f"{package}ForImageClassification": "mean"}
+    return Family(network, block, attention, CLIP, "encoder.layers", norm, "embeddings", prefix, heads)
 
 
-def _num_patches(network: Any) -> int:
-    side, patch = network.config.image_size, network.config.patch_size
-    height, width = side if isinstance(side, list | tuple) else (side, side)
-    return (height // patch) * (width // patch)
+FAMILIES = (
+    _vit("vit", "ViT", 1),
+    _vit("deit", "DeiT", 2),
+    _dino("dinov2", "Dinov2"),
+    _dino("dinov2_with_registers", "Dinov2WithRegisters"),
+    _clip("clip", "CLIP", None, 1),
+    _clip("siglip", "Siglip", "post_layernorm", 0),
+)
+BLOCKS = {f"{family.block}.forward": family.parts for family in FAMILIES}
+ATTENTIONS = {f"{family.attention}.forward": ATTENTION for family in FAMILIES}
+ON_GRID = {f"{name}.forward" for family in FAMILIES for name in family.on_grid}
+BIASED = ("sdpa", "eager")  # attention functions that add a mask of floats to the logits
 
 
-def _pooling(model: nn.Module, network: nn.Module) -> Pooling | None:
-    for holder in model.modules():
-        for cls in type(holder).__mro__:
-            if cls.__name__ in _MEANS and any(module is network for module in holder.modules()):
-                sequence, after_class = _MEANS[cls.__name__]
-                return Pooling(network.get_submodule(sequence), holder.get_submodule("classifier"), after_class)
-    return None
+def is_network(module: nn.Module) -> bool:
+    """Whether a module is one that `read` can read."""
+    return _family(module) is not None
+
+
+def needs_grid(module: nn.Module) -> bool:
+    """Whether a module is known to lay the tokens out on a grid."""
+    return method_name(module) in ON_GRID
+
+
+def read(model: nn.Module, module: Any, name: str) -> Network:
+    """A vision model of the library, taken apart; `model` is it, or what is around it.
+
+    Raises:
+        CannotPatch: it has a block or an attention that is not known.
+    """
+    family = _family(module)
+    assert family is not None
+    blocks = describe(module.get_submodule(family.blocks), f"{name}.{family.blocks}", BLOCKS, ATTENTIONS)
+    prefix = family.prefix + getattr(module.config, "num_register_tokens", 0)
+    implementation = module.config._attn_implementation
+    pooling: list[tuple[nn.Module, Callable[[Patch], Callable[..., Any]]]] = []
+    pools = next((how for head, how in family.heads.items() if method_name(model) == f"{head}.forward"), None)
+    if pools is not None:
+        hook = partial(MeanPool, skip=prefix, with_class=pools == "class and mean")
+        pooling.append((model.get_submodule("classifier"), hook))
+    if getattr(module, "use_head", False):
+        pooling.append((module.head.attention, ProbePool))
+    return Network(
+        module=module,
+        name=name,
+        blocks=blocks,
+        prefix=prefix,
+        class_token=prefix > 0,
+        patches=module.get_submodule(family.patches).num_patches,
+        norm=None if family.norm is None else getattr(module, family.norm),
+        reads_class=_reads_class(model, module, family, pools),
+        rotary=False,
+        pooling=pooling,
+        unbiased="" if implementation in BIASED else f"attn_implementation={implementation!r}",
+    )
+
+
+def _reads_class(model: nn.Module, module: Any, family: Family, pools: str | None) -> str:
+    """Who reads the class token; a model around the network that is not known may."""
+    if family.prefix == 0 or pools == "mean":
+        return ""
+    if model is module and family.parts is VIT and module.pooler is None:
+        return ""
+    return type(model).__name__
+
+
+def _family(module: nn.Module) -> Family | None:
+    name = method_name(module)
+    return next((family for family in FAMILIES if f"{family.network}.forward" == name), None)

@@ -1,0 +1,62 @@
+"""LTM in a model's own blocks (docs/ltm.md): a mask from the residual stream, between attention and MLP."""
+
+from __future__ import annotations
+
+import torch
+
+from tokenmerge.backends.torch.ltm import LTM, chain
+from tokenmerge.backends.torch.merger import Merger
+from tokenmerge.backends.torch.patch.families import Network
+from tokenmerge.backends.torch.patch.method import Method, check_prefix
+from tokenmerge.backends.torch.patch.state import Call
+from tokenmerge.backends.torch.plan import DensePlan
+from tokenmerge.spec.schedule import ltm_tokens_out
+
+Tensor = torch.Tensor
+
+
+class LTMPatch(Method):
+    """An `LTM` in every block, as its part `merger`; its mask goes on to the next block where the shapes repeat.
+
+    Args:
+        network: what is patched.
+        compression_ratio: rho in (0, 1].
+        protected: leading tokens that are copied; None for the network's class, distillation and register tokens.
+        prior_smoothing: epsilon in [0, 1].
+
+    Raises:
+        TypeError, ValueError: an option of the wrong type or range.
+    """
+
+    NAME = "ltm"
+    OPTIONS = ("compression_ratio", "protected", "prior_smoothing")
+    NEEDED = ("compression_ratio",)
+
+    def __init__(
+        self,
+        network: Network,
+        *,
+        compression_ratio: float,
+        protected: int | None = None,
+        prior_smoothing: float = 0.1,
+    ) -> None:
+        self.protected = check_prefix(protected, network)
+        self._blocks, self._dim = range(len(network.blocks)), network.dim
+        self._compression_ratio, self._prior_smoothing = str(float(compression_ratio)), str(float(prior_smoothing))
+        LTM(network.dim, compression_ratio, self.protected, prior_smoothing)  # checks the options
+
+    def modules(self) -> dict[int, Merger]:
+        ratio, smoothing = float(self._compression_ratio), float(self._prior_smoothing)
+        return {block: LTM(self._dim, ratio, self.protected, smoothing) for block in self._blocks}
+
+    def between(self, call: Call, x: Tensor) -> Tensor | None:
+        merger = call.block.merger
+        assert isinstance(merger, LTM)
+        patches = x.shape[1] - merger.protected
+        shape = (patches, ltm_tokens_out(patches, merger.compression_ratio))
+        prior = call.prior if call.prior is not None and call.prior.shape[1:] == shape else None
+        plan = merger.plan(x, prior=prior)
+        assert isinstance(plan, DensePlan)
+        merged = call.merge(plan, x)
+        call.prior = chain(plan, merger.protected)
+        return merged

@@ -295,7 +295,10 @@ def test_weights_that_come_with_a_model_are_found(tmp_path: Path, monkeypatch: p
             "vit: `params` must fit the configuration, got missing: cls_token, pos_embed, patch_embed.proj.weight, "
             "patch_embed.proj.bias, blocks.0.norm1.weight and 37 more; unexpected: x",
         ),
-        (["--normalize", "haf"], "visualize: `normalize` must be one of 'imagenet', 'half', 'none', 'digits', got 'haf'"),
+        (
+            ["--normalize", "haf"],
+            "visualize: `normalize` must be one of 'imagenet', 'half', 'none', 'digits', got 'haf'",
+        ),
         (["--merger", "ltm"], "visualize: `r` must be left out with the merger ltm, which takes `ratio`"),
         (["--merger", "none"], "visualize: `r` must be left out with the merger none, which takes no option"),
         (["--r", "many"], "visualize: `r` must be integers with commas between, got 'many'"),

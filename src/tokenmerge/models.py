@@ -20,7 +20,7 @@ class Preset(NamedTuple):
 
     Attributes:
         options: of `ViTConfig`.
-        normalization: of the images, "imagenet", "half", "none" or "digits" (`tokenmerge.visualize.network.NORMALIZATIONS`).
+        normalization: of the images, a key of `tokenmerge.visualize.network.NORMALIZATIONS`.
         weights: a safetensors file that comes with the package, as a path inside it; None where there is none.
     """
 

@@ -75,7 +75,7 @@ def matched(a: Tensor, b: Tensor, allowed: Tensor | None = None) -> tuple[Tensor
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize(("n", "d"), [(3, 1), (16, 4), (33, 16), (70, 64), (150, 256)])
+@pytest.mark.parametrize(("n", "d"), [(3, 1), (16, 4), (33, 16), (70, 64), (150, 64)])
 def test_match_is_exact_where_arithmetic_is(n: int, d: int, dtype: str) -> None:
     x = signs(2, n, d, seed=n, dtype=dtype)
     for got, want in zip(kernels.match(x[:, ::2], x[:, 1::2]), matched(x[:, ::2], x[:, 1::2]), strict=True):
@@ -137,7 +137,7 @@ def test_match_of_nothing(batch: int, na: int, nb: int, d: int) -> None:
 def test_place_counts_what_is_in_front(n: int, dtype: str) -> None:
     values = integers(-3, 4, 2, n, seed=n, dtype=dtype) / 2
     values[:, ::7] = -torch.inf
-    values[:, 3::11] *= -0.0  # equal to 0
+    values[:, 3::11] = -0.0  # equal to 0
     want = np.empty((2, n), int)
     for row, order in zip(want, np.argsort(-values.cpu().numpy(), axis=1, kind="stable"), strict=True):
         row[order] = np.arange(n)
@@ -279,9 +279,19 @@ def test_gradients_are_those_of_the_matrix() -> None:
     of_y, of_total = integers(-3, 4, 2, p, 5, seed=14), integers(-3, 4, 2, p, seed=15)
     got = derivatives(lambda *v: kernels.merge(*v, assignment, p), x, size, of_y, of_total)
     want = derivatives(lambda *v: merged(*v, assignment, p), x, size, of_y, of_total)
-    weightless = (assignment[0] == 2).nonzero()[:, 0]  # sizes of no influence; the matrix lets them have none either
-    assert len(weightless) == 4 and same(got[1][0, weightless], of_total[0, 2].expand(4))
+    weightless = assignment[0] == 2  # sizes of no influence on the tokens
+    assert same(got[1][0, weightless], of_total[0, 2].expand(4))
     assert all(same(g, w) for g, w in zip(got, want, strict=True))
+
+
+def test_derivatives_forward_are_those_of_the_matrix() -> None:
+    assignment, p = groups()
+    shape = tuple(assignment.shape)
+    x, size = integers(-3, 4, *shape, 5, seed=23), torch.full(shape, 2.0, device=DEVICE).double()
+    tangents = (integers(-3, 4, *shape, 5, seed=24), integers(-3, 4, *shape, seed=25, dtype="float64"))
+    got = torch.func.jvp(lambda *v: kernels.merge(*v, assignment, p), (x, size), tangents)
+    want = torch.func.jvp(lambda *v: merged(*v, assignment, p), (x, size), tangents)
+    assert all(same(g, w) for pair in zip(got, want, strict=True) for g, w in zip(*pair, strict=True))
 
 
 def test_a_dropped_token_has_no_gradient_even_where_it_is_no_number() -> None:
@@ -289,9 +299,8 @@ def test_a_dropped_token_has_no_gradient_even_where_it_is_no_number() -> None:
     x = integers(-3, 4, *assignment.shape, 5, seed=16).masked_fill((assignment < 0)[:, :, None], torch.nan)
     size = torch.ones(assignment.shape, device=DEVICE, dtype=torch.float64)
     of_y, of_total = integers(1, 4, 2, p, 5, seed=17), integers(1, 4, 2, p, seed=18)
-    of_x, of_size, *_ = derivatives(lambda *v: kernels.merge(*v, assignment, p), x, size, of_y, of_total)
-    assert of_x.isfinite().all() and of_size.isfinite().all()
-    assert not of_x[assignment < 0].any() and not of_size[assignment < 0].any()
+    for gradient in derivatives(lambda *v: kernels.merge(*v, assignment, p), x, size, of_y, of_total):
+        assert gradient.isfinite().all() and not gradient[assignment < 0].any()
 
 
 def test_gradients_keep_their_dtypes() -> None:

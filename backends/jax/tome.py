@@ -11,9 +11,10 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
+from tokenmerge.backends.jax.matching import nearest
 from tokenmerge.backends.jax.merger import Merger
 from tokenmerge.backends.jax.plan import PartitionPlan, check
-from tokenmerge.backends.jax.precision import matmul, safe_norm, working_dtype
+from tokenmerge.backends.jax.precision import safe_norm, working_dtype
 from tokenmerge.spec import arguments
 from tokenmerge.spec.merged import Merged
 from tokenmerge.spec.schedule import kth_tokens_out, kth_width, tokens_removed
@@ -128,20 +129,24 @@ def _bipartite(m: Array, count: Array, r: int, protected: int, order: str) -> tu
     positions_a, positions_b = position[:, 0::2], position[:, 1::2]
     mergeable_a = (positions_a >= protected) & (positions_a < count)
     mergeable_b = (positions_b >= protected) & (positions_b < count)
-    similarity = matmul(m[:, 0::2], jnp.swapaxes(m[:, 1::2], 1, 2))
-    similarity = jnp.where(mergeable_a[:, :, None] & mergeable_b[:, None, :], similarity, -jnp.inf)
-    target = jnp.argmax(similarity, axis=2)  # the lowest of several maxima
-    best = jnp.max(similarity, axis=2)
-    ranking = jnp.argsort(-best, axis=1, stable=True)
-    place = jnp.argsort(ranking, axis=1)  # place of each a in the ranking
-    merged = place < removed
+    best, target = nearest(m[:, 0::2], m[:, 1::2], mergeable_b)
+    best = jnp.where(mergeable_a, best, -jnp.inf)
+    best = jnp.where(best == 0, 0, best)  # a selection tells 0 from -0
+    most_removed = tokens_removed(n, r, protected)
+    sources = jax.lax.top_k(best, most_removed)[1]  # of equal ones the lower index comes first
+    sample = jnp.arange(b)[:, None]
+    chosen = jnp.broadcast_to(jnp.arange(most_removed)[None] < removed, sources.shape)
+    merged = jnp.zeros(best.shape, bool).at[sample, sources].set(chosen, unique_indices=True)
 
     if order == "positional":
         slots = jnp.cumsum(_interleave(~merged, jnp.ones_like(mergeable_b)), axis=1, dtype=int) - 1
         slots_a, slots_b = slots[:, 0::2], slots[:, 1::2]
     else:
         unmerged = mergeable_a & ~merged
-        nth_unmerged = place - removed if order == "score" else jnp.cumsum(unmerged, axis=1, dtype=int) - 1
+        if order == "score":  # place of each a in the ranking
+            nth_unmerged = jnp.argsort(jnp.argsort(-best, axis=1, stable=True), axis=1) - removed
+        else:
+            nth_unmerged = jnp.cumsum(unmerged, axis=1, dtype=int) - 1
         nth_b = jnp.sum(unmerged, axis=1, keepdims=True, dtype=int) + jnp.cumsum(mergeable_b, axis=1, dtype=int) - 1
         slots_a = jnp.where(positions_a < protected, positions_a, protected + nth_unmerged)
         slots_b = jnp.where(positions_b < protected, positions_b, protected + nth_b)
@@ -167,9 +172,8 @@ def _kth(m: Array, count: Array, k: int, protected: int) -> tuple[Array, Array]:
     place = position - protected
     run = place // k
     in_run = m[:, protected : protected + runs * k]
-    similarity = matmul(in_run, jnp.swapaxes(in_run[:, k - 1 :: k], 1, 2))
-    similarity = jnp.where(jnp.arange(runs)[None, None, :] < full_runs[:, :, None], similarity, -jnp.inf)
-    most_similar = jnp.pad(jnp.argmax(similarity, axis=2), ((0, 0), (protected, n - protected - runs * k)))
+    target = nearest(in_run, in_run[:, k - 1 :: k], jnp.arange(runs)[None, :] < full_runs)[1]
+    most_similar = jnp.pad(target, ((0, 0), (protected, n - protected - runs * k)))
 
     slots = protected + jnp.where(place % k == k - 1, run, most_similar)  # the last token of a run is kept
     slots = jnp.where(run < full_runs, slots, protected + full_runs + place - full_runs * k)
@@ -191,9 +195,7 @@ def _random(
     shuffled = jnp.take_along_axis(permutation, jnp.argsort(~shuffled_in, axis=1, stable=True), axis=1)
     column, remaining = jnp.arange(n)[None], jnp.maximum(count - protected, 0)
     m = jnp.take_along_axis(m, shuffled[:, :, None], axis=1)
-    similarity = matmul(m[:, :most_removed], jnp.swapaxes(m, 1, 2))
-    is_target = (column >= removed) & (column < remaining)
-    target = jnp.argmax(jnp.where(is_target[:, None, :], similarity, -jnp.inf), axis=2)
+    target = nearest(m[:, :most_removed], m, (column >= removed) & (column < remaining))[1]
     target = jnp.pad(target, ((0, 0), (0, n - most_removed)))
     column_of = jnp.where(column < removed, target, column)
     assignment = jnp.take_along_axis(protected + column_of - removed, jnp.argsort(shuffled, axis=1), axis=1)

@@ -39,6 +39,16 @@ def pooling_prior(
     return torch.where(_in_use(place, count, columns, width), (1 - smoothing) * pool + uniform, 0)
 
 
+def pooled_tokens(z: Tensor, width: int, smoothing: float) -> Tensor:
+    """`G0^T z` without the matrix, of `z (B,n,C)` to `(B,P',C)`, where `P'` divides `n`: no windows overlap then.
+
+    >>> pooled_tokens(torch.tensor([[[1.0], [3.0], [5.0], [7.0]]]), 2, 0.0).tolist()
+    [[[2.0], [6.0]]]
+    """
+    pooled = z.unflatten(1, (width, -1)).mean(dim=2)
+    return torch.lerp(pooled, pooled.mean(dim=1, keepdim=True), smoothing)  # windows are equally wide
+
+
 def plan(
     z: Tensor,
     *,
@@ -83,7 +93,10 @@ def plan(
     place = torch.where(rank >= protected, rank - protected, -1)
     count = (real.sum(dim=1, keepdim=True) - protected).clamp(min=0)
     columns = torch.full_like(count, width) if mask is None else _tokens_out(count, compression_ratio)
+    pooled = None
     if prior is None:
+        if mask is None and n > protected and (n - protected) % width == 0:
+            pooled = pooled_tokens(z[:, protected:].to(work), width, prior_smoothing)
         g0 = pooling_prior(place, count, columns, width, prior_smoothing, work)
     else:
         given = (prior if prior.ndim == 3 else prior[None]).transpose(1, 2)
@@ -91,11 +104,13 @@ def plan(
         g0 = torch.where(_in_use(place, count, columns, width), g0, 0).to(work)
 
     tokens = z.to(work)
-    targets = matmul(g0, tokens)
-    step = matmul(targets, (tokens * weight.to(work)).transpose(1, 2)) / c**0.5
-    copied = (rank[:, None, :] == torch.arange(protected, device=z.device)[:, None]).to(work)
-    # log 0 = -inf: weight 0
-    weights = torch.cat([copied.expand(b, protected, n), softmax(safe_log(g0) + step)], dim=1)
+    targets = matmul(g0, tokens) if pooled is None else pooled
+    step = matmul(targets * (weight.to(work) / c**0.5), tokens.transpose(1, 2))
+    logits = step.add_(safe_log(g0))  # log 0 = -inf: weight 0
+    weights = softmax(logits) if pooled is None else torch.softmax(logits, dim=-1)
+    if protected:
+        copied = (rank[:, None, :] == torch.arange(protected, device=z.device)[:, None]).to(work)
+        weights = torch.cat([copied.expand(b, protected, n), weights], dim=1)
     if mask is None:
         return DensePlan(weights)
     slot = torch.arange(protected + width, device=z.device)

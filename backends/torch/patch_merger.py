@@ -6,12 +6,14 @@ import torch
 
 from tokenmerge.backends.torch.merger import Merger
 from tokenmerge.backends.torch.plan import DensePlan, check
-from tokenmerge.backends.torch.precision import matmul, softmax, working_dtype
+from tokenmerge.backends.torch.precision import is_recorded, matmul, softmax, without_autocast, working_dtype
 from tokenmerge.spec import arguments
 from tokenmerge.spec.initial import initial_queries
 from tokenmerge.spec.merged import Merged
 
 Tensor = torch.Tensor
+
+MOST = 2**22  # numbers that are normalized at once
 
 
 def layer_norm(x: Tensor, scale: Tensor, bias: Tensor | None = None, *, eps: float = 1e-5) -> Tensor:
@@ -21,6 +23,10 @@ def layer_norm(x: Tensor, scale: Tensor, bias: Tensor | None = None, *, eps: flo
     tensor([[-1.,  1.]])
     """
     x = x.to(working_dtype(x))
+    if eps > 0 and x.shape[-1]:
+        with without_autocast(x):
+            own = None if bias is None else bias.to(x.dtype)
+            return torch.nn.functional.layer_norm(x, x.shape[-1:], scale.to(x.dtype), own, eps)
     deviation = x - x.mean(dim=-1, keepdim=True)
     variance = deviation.square().mean(dim=-1, keepdim=True) + eps
     # without eps a constant token has no variance; it becomes the bias, and no gradient is NaN
@@ -88,10 +94,10 @@ def _plan_and_inputs(
     arguments.check_patch_merger(c, 1, logit_scale, eps)
     normalized = inputs(x, scale, bias, normalize, eps, mask)
     factor = c**-0.5 if logit_scale is None else logit_scale
-    logits = factor * matmul(queries.to(normalized.dtype), normalized.transpose(1, 2))
-    if mask is not None:
-        logits = torch.where(mask[:, None, :], logits, -torch.inf)
-    return DensePlan(softmax(logits)), normalized
+    logits = matmul(queries.to(normalized.dtype) * factor, normalized.transpose(1, 2))
+    if mask is None:
+        return DensePlan(torch.softmax(logits, dim=-1)), normalized
+    return DensePlan(softmax(torch.where(mask[:, None, :], logits, -torch.inf))), normalized
 
 
 class PatchMerger(Merger):
@@ -145,6 +151,21 @@ class PatchMerger(Merger):
     def forward(self, x: Tensor, *, size: Tensor | None = None, mask: Tensor | None = None) -> Merged:
         """Merge `x (B,N,C)` to `(B,M,C)`."""
         check.tokens("patch_merger", x, size, C=self.dim)
-        made, normalized = self._run(x, mask)
-        size = x.new_ones(x.shape[:2], dtype=normalized.dtype) if size is None else size
-        return Merged(made.merge(normalized).to(x.dtype), made.merge_size(size), None, made)
+        made, tokens = self._merge(x, mask)
+        size = x.new_ones(x.shape[:2], dtype=made.weights.dtype) if size is None else size
+        return Merged(tokens, made.merge_size(size), None, made)
+
+    def _merge(self, x: Tensor, mask: Tensor | None) -> tuple[DensePlan, Tensor]:
+        """The plan and the tokens; a few samples at a time where nothing has to be kept, so that caches hold them."""
+        b = x.shape[0]
+        together = max(1, MOST * b // max(1, x.numel()))
+        if together >= b or is_recorded(x, *self.parameters()):
+            made, normalized = self._run(x, mask)
+            return made, made.merge(normalized).to(x.dtype)
+        weights = x.new_empty((b, self.num_tokens_out, x.shape[1]), dtype=working_dtype(x))
+        tokens = x.new_empty((b, self.num_tokens_out, x.shape[2]))
+        for first in range(0, b, together):
+            part = slice(first, first + together)
+            made, normalized = self._run(x[part], None if mask is None else mask[part])
+            weights[part], tokens[part] = made.weights, made.merge(normalized)
+        return DensePlan(weights), tokens

@@ -138,15 +138,17 @@ class PartitionPlan(Plan):
         return self.merge_both(x, size)[0]
 
     def merge_size(self, size: Tensor | None = None) -> Tensor:
-        return self._total(self._sizes(size, torch.float32))
+        return self._sum_sizes(self._sizes(size, torch.float32), self._place())
 
     def merge_both(self, x: Tensor, size: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """`merge(x, size)` and `merge_size(size)`, whose sums are the same."""
-        (b, n, c), sizes = x.shape, self._check_merge(x, size)
+        """`merge(x, size)` and `merge_size(size)`, which have most of the work in common."""
+        sizes, place = self._check_merge(x, size), self._place()
+        total = self._sum_sizes(sizes, place)
         # a token alone in its slot has weight exactly 1 and comes through unchanged, to the last bit
-        weights, total = self._shares(sizes, size is None)
+        weights = self._shares(sizes, total, place)
+        b, n, c = x.shape
         values = x.to(weights.dtype).reshape(b * n, c)
-        merged = sum_rows(values, weights.reshape(-1), self._place(), b * self.num_tokens_out)
+        merged = sum_rows(values, weights.reshape(-1), place, b * self.num_tokens_out)
         return merged.reshape(b, self.num_tokens_out, c).to(x.dtype), total
 
     def unmerge(self, y: Tensor) -> Tensor:
@@ -155,17 +157,21 @@ class PartitionPlan(Plan):
 
     def _weights(self, size: Tensor) -> Tensor:
         """`(B,N)`, each token's share of its slot; equal shares where the sizes add up to zero."""
-        return self._shares(size)[0]
+        place = self._place()
+        return self._shares(size, self._sum_sizes(size, place), place)
 
-    def _shares(self, size: Tensor, all_one: bool = False) -> tuple[Tensor, Tensor]:
-        """`_weights`, and the sizes of the slots `(B,P)`."""
-        total = self._total(size)
-        whole = self._of_token(total)
-        if all_one:
-            return safe_divide(size, whole), total
-        count = self._of_token(self._total(torch.ones_like(size)))
-        empty = whole == 0
-        return safe_divide(torch.where(empty, 1, size), torch.where(empty, count, whole)), total
+    def _shares(self, size: Tensor, total: Tensor, place: Tensor) -> Tensor:
+        """`_weights`, from the sizes of the slots `(B,P)`."""
+        count = self._sum_sizes(torch.ones_like(size), place)
+        empty = total == 0
+        whole = torch.where(empty, count, total)
+        # behind the slots, where dropped tokens go: a whole that leaves them no share and no gradient
+        none = (total.new_full((1,), torch.inf), empty.new_zeros(1))
+        whole, empty = (
+            torch.cat([each.reshape(-1), more]).index_select(0, place).reshape(size.shape)
+            for each, more in zip((whole, empty), none, strict=True)
+        )
+        return torch.where(empty, 1, size) / whole
 
     def _place(self) -> Tensor:
         """`(B N,)`, where each token goes if the slots of all samples stand in one row; dropped ones go behind it."""
@@ -173,16 +179,10 @@ class PartitionPlan(Plan):
         first = slots * torch.arange(b, device=self.assignment.device)[:, None]
         return torch.where(self.assignment < 0, b * slots, self.assignment + first).reshape(-1)
 
-    def _total(self, values: Tensor) -> Tensor:
+    def _sum_sizes(self, size: Tensor, place: Tensor) -> Tensor:
         """Sum of `(B,N)` over the members of every slot: `(B,P)`."""
         b, slots = self._batch, self.num_tokens_out
-        sums = values.new_zeros(b * slots + 1).index_add_(0, self._place(), values.reshape(-1))
-        return sums[:-1].reshape(b, slots)
-
-    def _of_token(self, total: Tensor) -> Tensor:
-        """What is known of the slots `(B,P)`, for every token `(B,N)`; 0 for dropped ones."""
-        behind = torch.cat([total.reshape(-1), total.new_zeros(1)])
-        return behind.index_select(0, self._place()).reshape(self.assignment.shape)
+        return size.new_zeros(b * slots + 1).index_add_(0, place, size.reshape(-1))[:-1].reshape(b, slots)
 
 
 @dataclass(frozen=True, eq=False)

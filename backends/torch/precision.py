@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
+from torch.autograd import forward_ad
 
 Tensor = torch.Tensor
 
@@ -52,9 +53,8 @@ _float32_is_lowered._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def safe_divide(numerator: Tensor, denominator: Tensor) -> Tensor:
-    """`numerator / denominator`, and 0 with gradient 0 where the denominator is 0."""
-    zero = denominator == 0
-    return torch.where(zero, 0, numerator / torch.where(zero, 1, denominator))
+    """`numerator / denominator` of finite numbers, and 0 with gradient 0 where the denominator is 0."""
+    return numerator / torch.where(denominator == 0, torch.inf, denominator)
 
 
 def safe_log(values: Tensor) -> Tensor:
@@ -67,3 +67,10 @@ def softmax(logits: Tensor) -> Tensor:
     """Softmax over the last axis; a row that is all -inf, or empty, becomes zero with gradient 0."""
     nothing = (logits == -torch.inf).all(dim=-1, keepdim=True)
     return torch.softmax(logits.masked_fill(nothing, 0), dim=-1).masked_fill(nothing, 0)
+
+
+def is_recorded(*tensors: Tensor) -> bool:
+    """Whether a gradient, a transform such as `torch.vmap`, or a compiler asks what is done to the tensors."""
+    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
+        return True
+    return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)

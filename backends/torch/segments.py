@@ -6,6 +6,8 @@ from typing import Any
 
 import torch
 
+from tokenmerge.backends.torch.precision import is_recorded
+
 Tensor = torch.Tensor
 
 
@@ -19,26 +21,28 @@ def sum_rows(values: Tensor, weights: Tensor, place: Tensor, places: int) -> Ten
     >>> sum_rows(torch.tensor([[1.0], [2.0], [5.0]]), torch.ones(3), torch.tensor([0, 0, 1]), 2).tolist()
     [[3.0], [5.0]]
     """
-    if values.device.type == "cpu" and values.numel() and not torch.compiler.is_compiling():
-        return _InOnePass.apply(values, weights, place, places)
-    return _scattered(values, weights, place, places)
+    return _sum_rows(values, weights, place, places)[:-1]
 
 
-def _scattered(values: Tensor, weights: Tensor, place: Tensor, places: int) -> Tensor:
-    # adding whole rows needs one index for a row; a scatter would need one for every entry
-    sums = values.new_zeros((places + 1, values.shape[1]))
-    return sums.index_add_(0, place, weights[:, None] * values)[:-1]
+def _sum_rows(values: Tensor, weights: Tensor, place: Tensor, places: int) -> Tensor:
+    """`sum_rows`, and the sum of what is dropped."""
+    if values.device.type != "cpu" or not values.numel() or torch.compiler.is_compiling():
+        # adding whole rows needs one index for a row; a scatter would need one for every entry
+        return values.new_zeros((places + 1, values.shape[1])).index_add_(0, place, weights[:, None] * values)
+    # making a node of a graph takes longer than to sum a few hundred rows
+    sums = _InOnePass.apply if is_recorded(values, weights) else _InOnePass.forward
+    return sums(values, weights, place, places)
 
 
 class _InOnePass(torch.autograd.Function):
-    """Reads every row once and writes every sum once, where `_scattered` fills, multiplies and adds."""
+    """Reads every row once and writes every sum once, where a scatter fills, multiplies and adds."""
 
     @staticmethod
     def forward(values: Tensor, weights: Tensor, place: Tensor, places: int) -> Tensor:
         ordered, order = place.sort(stable=True)
         first = torch.searchsorted(ordered, torch.arange(places + 1, device=place.device))
         weights = weights.index_select(0, order)
-        return torch.nn.functional.embedding_bag(order, values, first, mode="sum", per_sample_weights=weights)[:-1]
+        return torch.nn.functional.embedding_bag(order, values, first, mode="sum", per_sample_weights=weights)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -49,20 +53,18 @@ class _InOnePass(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         values, weights, place = ctx.saved_tensors
-        (grad,) = grads
-        dropped = place == ctx.places
-        back = torch.where(dropped[:, None], 0, grad.index_select(0, torch.where(dropped, 0, place)))
+        back = grads[0].index_select(0, place)
         need_values, need_weights = ctx.needs_input_grad[:2]
-        of_weights = torch.where(dropped, 0, (back * values).sum(dim=1)) if need_weights else None
+        # what is dropped may be NaN
+        of_weights = torch.where(place == ctx.places, 0, (back * values).sum(dim=1)) if need_weights else None
         return weights[:, None] * back if need_values else None, of_weights, None, None
 
     @staticmethod
     def jvp(ctx: Any, values_dot: Tensor | None, weights_dot: Tensor | None, *_: None) -> Tensor:
         values, weights, place = ctx.saved_tensors
-        out = torch.zeros((), dtype=values.dtype, device=values.device)
-        if values_dot is not None:
-            out = out + sum_rows(values_dot, weights, place, ctx.places)
-        return out if weights_dot is None else out + sum_rows(values, weights_dot, place, ctx.places)
+        pairs = ((values_dot, weights), (values, weights_dot))
+        parts = [_sum_rows(a, b, place, ctx.places) for a, b in pairs if a is not None and b is not None]
+        return parts[0] if len(parts) == 1 else parts[0] + parts[1]
 
     @staticmethod
     def vmap(info: Any, dims: tuple[int | None, ...], *given: Any) -> tuple[Tensor, int]:
@@ -72,7 +74,7 @@ class _InOnePass(torch.autograd.Function):
             each.movedim(dim, 0) if dim is not None else each.expand(many, *each.shape)
             for each, dim in zip(given[:3], dims[:3], strict=True)
         )
-        first = places * torch.arange(many, device=place.device)[:, None]
-        moved = torch.where(place == places, many * places, place + first)
-        out = sum_rows(values.flatten(0, 1), weights.flatten(), moved.flatten(), many * places)
-        return out.unflatten(0, (many, places)), 0
+        first = (places + 1) * torch.arange(many, device=place.device)[:, None]
+        rows = many * (places + 1)
+        out = _sum_rows(values.flatten(0, 1), weights.flatten(), (place + first).flatten(), rows)[:-1]
+        return out.unflatten(0, (many, places + 1)), 0

@@ -10,13 +10,17 @@ import torch
 
 Tensor = torch.Tensor
 
+LONG = 1024  # entries of a row from which a selection is faster than a sort
+
 
 def first_max(values: Tensor) -> tuple[Tensor, Tensor]:
-    """The largest entry along the last axis and the lowest index that reaches it; index 0 where an entry is NaN.
+    """The largest entry along the last axis and the lowest index that reaches it; some index where an entry is NaN.
 
     >>> first_max(torch.tensor([1.0, 3.0, 3.0]))
     (tensor(3.), tensor(1))
     """
+    if values.device.type == "cpu" and not torch.compiler.is_compiling():
+        return values.amax(dim=-1), values.argmax(dim=-1)  # this kernel keeps the promise
     n = values.shape[-1]
     best = values.amax(dim=-1, keepdim=True)
     position = torch.arange(n, dtype=torch.int32, device=values.device)  # half the memory of an int64 index
@@ -32,7 +36,23 @@ def descending(values: Tensor) -> Tensor:
     tensor([[1, 3, 0, 2]])
     """
     # radix sorts can tell 0 from -0
-    return torch.argsort(torch.where(values == 0, 0, -values), dim=-1, stable=True)
+    return torch.argsort(torch.where(values == 0, 0, values), dim=-1, descending=True, stable=True)
+
+
+def first_largest(values: Tensor, count: int) -> Tensor:
+    """The first `count` of `descending(values)`, `(B,count)`; no entry may be NaN.
+
+    >>> first_largest(torch.tensor([[0.0, 2.0, -0.0, 2.0]]), 3)
+    tensor([[1, 3, 0]])
+    """
+    n = values.shape[-1]
+    if values.dtype != torch.float32 or n < LONG or 4 * count > n:
+        return descending(values)[:, :count]
+    # a selection, of keys that have no ties: the number, as an integer that orders like it, above the index from behind
+    bits = torch.where(values == 0, 0, values).view(torch.int32)
+    ordered = bits ^ ((bits >> 31) & 0x7FFFFFFF)
+    backwards = torch.arange(n - 1, -1, -1, device=values.device)
+    return ((ordered.long() << 32) + backwards).topk(count, dim=-1).indices
 
 
 def true_first(flags: Tensor) -> Tensor:

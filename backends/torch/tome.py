@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import torch
 
+from tokenmerge.backends.torch.matching import best_pairs, nearest
 from tokenmerge.backends.torch.merger import Merger
 from tokenmerge.backends.torch.plan import PartitionPlan, check, gather_rows
-from tokenmerge.backends.torch.precision import matmul, working_dtype
-from tokenmerge.backends.torch.ties import descending, first_max, inverse, true_first
+from tokenmerge.backends.torch.precision import working_dtype
+from tokenmerge.backends.torch.ties import descending, inverse, true_first
 from tokenmerge.spec import arguments
 from tokenmerge.spec.merged import Merged
 from tokenmerge.spec.schedule import kth_tokens_out, kth_width, tokens_removed
@@ -35,11 +36,12 @@ def normalize(metric: Tensor) -> Tensor:
     m = metric.to(working_dtype(metric))
     if m.shape[-1] == 0:
         return m
-    largest = m.abs().amax(dim=-1, keepdim=True)  # compilers refuse the infinity norm of an empty batch
-    has_direction = (largest > 0) & (largest < torch.inf)  # a NaN is neither
-    m = torch.where(has_direction, m / torch.where(has_direction, largest, 1), 0)  # keeps the squares in range
-    norm = torch.linalg.vector_norm(m, dim=-1, keepdim=True)
-    return m / torch.where(has_direction, norm, 1)
+    # neither |m| nor the infinity norm: both take longer
+    largest = torch.maximum(m.amax(dim=-1, keepdim=True), -m.amin(dim=-1, keepdim=True))
+    scale = torch.where(largest == 0, 1, torch.where(largest < torch.inf, largest, torch.nan))
+    m = m / scale  # keeps the squares in range
+    m = m / torch.where(largest == 0, 1, torch.linalg.vector_norm(m, dim=-1, keepdim=True))
+    return m.nan_to_num(nan=0.0)  # nothing else makes a NaN than a vector without a direction; faster than a choice
 
 
 def plan(
@@ -114,28 +116,34 @@ def _bipartite(m: Tensor, count: Tensor | None, r: int, protected: int, order: s
         return position.repeat(b, 1), count
     # protected tokens are in neither set; the others keep the parity of their position in the whole sequence
     set_a, set_b = slice(protected + protected % 2, n, 2), slice(protected + 1 - protected % 2, n, 2)
-    similarity = matmul(m[:, set_a], m[:, set_b].transpose(1, 2))
+    position_a, position_b = position[set_a], position[set_b]
+    mergeable = None if count is None else (position_a < count, position_b < count)
+    sources, target, best = best_pairs(m[:, set_a], m[:, set_b], most_removed, mergeable)
     removed: Tensor | int = most_removed
+    chosen = None
     if count is not None:
         removed = ((count - protected) // 2).clamp(0, most_removed)
-        mergeable_a, mergeable_b = position[set_a] < count, position[set_b] < count
-        similarity = similarity.masked_fill(~(mergeable_a[:, :, None] & mergeable_b[:, None, :]), -torch.inf)
-    best, target = first_max(similarity)
-    place = inverse(descending(best))  # place of each a in the ranking
-    merged = place < removed
+        chosen = torch.arange(most_removed, device=m.device) < removed
+    merged = torch.zeros_like(best, dtype=torch.bool).scatter(1, sources, True if chosen is None else chosen)
 
-    slots = place.new_empty((b, n))
+    slots = sources.new_empty((b, n))
     if order == "positional":
         survives = torch.ones_like(slots, dtype=torch.bool)
         survives[:, set_a] = ~merged
         slots = torch.cumsum(survives, dim=1) - 1
+        slots_a, slots_b = slots[:, set_a], slots[:, set_b]
     else:
-        unmerged = ~merged if count is None else mergeable_a & ~merged
+        unmerged = ~merged if mergeable is None else mergeable[0] & ~merged
+        nth = inverse(descending(best)) - removed if order == "score" else torch.cumsum(unmerged, dim=1) - 1
+        in_front = len(position_a) - removed if mergeable is None else unmerged.sum(dim=1, keepdim=True)
+        slots_a = protected + nth
+        slots_b = (protected + in_front + torch.arange(len(position_b), device=m.device)).expand(b, -1)
         slots[:, :protected] = position[:protected]
-        slots[:, set_a] = protected + (place - removed if order == "score" else torch.cumsum(unmerged, dim=1) - 1)
-        first_b = protected + unmerged.sum(dim=1, keepdim=True)
-        slots[:, set_b] = first_b + torch.arange(similarity.shape[2], device=m.device)
-    slots[:, set_a] = torch.where(merged, slots[:, set_b].gather(1, target), slots[:, set_a])
+        slots[:, set_b] = slots_b
+    into = slots_b.gather(1, target)
+    if chosen is not None:
+        into = torch.where(chosen, into, slots_a.gather(1, sources))
+    slots[:, set_a] = slots_a.scatter(1, sources, into)
     if count is None:
         return slots, None
     too_few = count < protected + 2
@@ -151,13 +159,13 @@ def _kth(m: Tensor, count: Tensor | None, k: int, protected: int) -> tuple[Tenso
         return position.repeat(b, 1), count
     in_run = m[:, protected : protected + runs * k].reshape(b, runs, k, d)
     kept, sources = in_run[:, :, -1], in_run[:, :, :-1].reshape(b, runs * (k - 1), d)
-    similarity = matmul(sources, kept.transpose(1, 2))
     run = torch.arange(runs, device=m.device)
     full_runs: Tensor | int = runs
+    full = None
     if count is not None:
         full_runs = (count - protected).clamp(min=0) // k
-        similarity = similarity.masked_fill((run >= full_runs)[:, None, :], -torch.inf)
-    most_similar = first_max(similarity)[1].reshape(b, runs, k - 1)
+        full = run < full_runs
+    most_similar = nearest(sources, kept, full)[1].reshape(b, runs, k - 1)
     in_slot = torch.cat([most_similar, run[:, None].expand(b, runs, 1)], dim=2).reshape(b, runs * k)
 
     in_tail = (position - full_runs * (k - 1)).expand(b, n)
@@ -186,10 +194,7 @@ def _random(
     shuffled_in = (rank >= protected).expand(b, n).gather(1, permutation)
     shuffled = permutation.gather(1, true_first(shuffled_in))
     m = gather_rows(m, shuffled)
-    similarity = matmul(m[:, :most_removed], m.transpose(1, 2))
-    is_target = (column >= removed) & (column < remaining)
-    similarity = similarity.masked_fill(~is_target[..., None, :], -torch.inf)
-    target = first_max(similarity)[1]
+    target = nearest(m[:, :most_removed], m, (column >= removed) & (column < remaining))[1]
     sources, others = column[:most_removed], column[most_removed:]
     merged_into = torch.where(sources < removed, target, sources)
     column_of = torch.cat([merged_into, others.expand(b, n - most_removed)], dim=1)
@@ -249,5 +254,5 @@ class ToMe(Merger):
         """Merge `x (B,N,C)` by the similarity of `metric (B,N,D)`, or of `x` itself."""
         check.tokens("tome", x, size, ("metric", metric, "N D"))
         made = self.plan(x if metric is None else metric, mask=mask, permutation=permutation)
-        size = x.new_ones(x.shape[:2], dtype=working_dtype(x)) if size is None else size
-        return Merged(made.merge(x, size), made.merge_size(size), made.mask, made)
+        tokens, size = made.merge_both(x, size)
+        return Merged(tokens, size, made.mask, made)

@@ -1,0 +1,49 @@
+"""Who is most similar to whom: the largest entries of a product of matrices that need not be in memory at once."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from tokenmerge.backends.jax.precision import matmul
+
+Array = jax.Array
+
+MOST = 2**20  # similarities in memory at once; a few times more take no less time
+
+
+def first_max(values: Array) -> tuple[Array, Array]:
+    """The largest entry along the last axis and the lowest index that reaches it; some index where an entry is NaN.
+
+    >>> [each.tolist() for each in first_max(jnp.array([1.0, 3.0, 3.0]))]
+    [3.0, 1]
+    """
+    n = values.shape[-1]
+    best = jnp.max(values, axis=-1)
+    # not `argmax`: XLA reduces pairs on the CPU one by one, which takes several times as long as two plain reductions
+    index = jnp.where(values < best[..., None], n, jnp.arange(n, dtype=jnp.int32))
+    return best, jnp.min(index, axis=-1).astype(int)
+
+
+def nearest(a: Array, b: Array, allowed: Array) -> tuple[Array, Array]:
+    """Similarity and index of the most similar row of `b (B,M,D)` for every row of `a (B,L,D)`, both `(B,L)`.
+
+    Of several the first. `allowed (B,M)` bool: which rows of `b` can be meant.
+
+    >>> nearest(jnp.eye(2)[None], jnp.array([[[1.0, 0.0], [1.0, 1.0]]]), jnp.ones((1, 2), bool))[1].tolist()
+    [[0, 1]]
+    """
+    samples, length, width = a.shape
+
+    def block(rows: Array) -> tuple[Array, Array]:
+        similarity = matmul(rows, jnp.swapaxes(b, 1, 2))
+        return first_max(jnp.where(allowed[:, None, :], similarity, -jnp.inf))
+
+    if samples * length * b.shape[1] <= MOST:
+        return block(a)
+    blocks = -(-length // max(1, MOST // (samples * b.shape[1])))
+    rows = -(-length // blocks)  # as even as can be: the last block is padded
+    padded = jnp.pad(a, ((0, 0), (0, rows * blocks - length), (0, 0)))
+    parts = jnp.moveaxis(padded.reshape(samples, blocks, rows, width), 1, 0)
+    best, index = (jnp.moveaxis(each, 0, 1).reshape(samples, -1) for each in jax.lax.map(block, parts))
+    return best[:, :length], index[:, :length]

@@ -1,0 +1,26 @@
+"""Triton kernels for ToMe on a GPU (docs/tome.md): match, rank, place, merge; no `Na x Nb` matrix and no sort.
+
+Everything else of the backend works without them. This package imports without Triton: the kernels proper, in
+`device/`, are imported when one first runs. Whoever has a tensor asks `usable(tensor)` and then calls
+
+    bipartite   ToMe's matching, from the metric to the slots: match, place, slots
+    match       the most similar token of another set, for every token
+    place       the place of every value in the ranking, without a sort
+    slots       output slots of a bipartite matching
+    merge       the size-weighted mean and the total size of every slot, in one pass over the tokens
+
+They are operators of PyTorch (`torch.ops.tokenmerge`): they compile without a graph break, map over another axis
+(`torch.vmap`), wait for no device and so go into a CUDA graph, and use no atomics, so that a result is always the same.
+`merge` has a gradient. With `TRITON_INTERPRET=1` in the environment they run on the CPU, slowly, to be tested.
+"""
+
+from __future__ import annotations
+
+from tokenmerge.backends.torch.kernels.bipartite import bipartite
+from tokenmerge.backends.torch.kernels.matching import match
+from tokenmerge.backends.torch.kernels.merging import merge
+from tokenmerge.backends.torch.kernels.placement import slots
+from tokenmerge.backends.torch.kernels.selection import place
+from tokenmerge.backends.torch.kernels.support import available, usable
+
+__all__ = ["available", "bipartite", "match", "merge", "place", "slots", "usable"]

@@ -1,0 +1,145 @@
+"""Kernels of `tokenmerge.backends.torch.kernels.matching`."""
+
+import torch
+import triton
+import triton.language as tl
+
+TYPES = {
+    torch.float16: tl.float16,
+    torch.bfloat16: tl.bfloat16,
+    torch.float32: tl.float32,
+    torch.float64: tl.float64,
+}
+
+
+@triton.jit(do_not_specialize=["n"])
+def directions(
+    x_ptr,
+    scale_ptr,
+    inverse_ptr,
+    n,
+    d,
+    stride_b,
+    stride_n,
+    stride_d,
+    WORK: tl.constexpr,
+    RESCALED: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):
+    """Scale and inverse norm of a block of tokens, both 0 for a token without a direction."""
+    blocks = (n + BLOCK_N - 1) // BLOCK_N
+    sample = (tl.program_id(0) // blocks).to(tl.int64)
+    row = (tl.program_id(0) % blocks).to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
+    inside = row < n
+    start_of_row = x_ptr + sample * stride_b + row[:, None] * stride_n
+
+    largest = tl.full((BLOCK_N,), 0, WORK)
+    finite = tl.full((BLOCK_N,), 1, tl.int32)
+    for start in range(0, d, BLOCK_D):
+        channel = (start + tl.arange(0, BLOCK_D)).to(tl.int64)[None, :]
+        x = tl.load(start_of_row + channel * stride_d, mask=inside[:, None] & (channel < d), other=0.0).to(WORK)
+        largest = tl.maximum(largest, tl.max(tl.abs(x), 1))
+        finite = tl.minimum(finite, tl.min((tl.abs(x) < float("inf")).to(tl.int32), 1))  # false for NaN, too
+    directed = (finite == 1) & (largest > 0)
+
+    scale = tl.full((BLOCK_N,), 1, WORK)
+    if RESCALED:  # 1 / the power of two below the largest entry, so that squares neither overflow nor vanish
+        if WORK == tl.float64:
+            exponent = tl.minimum(tl.maximum(largest.to(tl.int64, bitcast=True) >> 52, 1), 2045)
+            scale = ((2046 - exponent) << 52).to(tl.float64, bitcast=True)
+        else:
+            exponent = tl.minimum(tl.maximum(largest.to(tl.int32, bitcast=True) >> 23, 1), 253)
+            scale = ((254 - exponent) << 23).to(tl.float32, bitcast=True)
+
+    squares = tl.full((BLOCK_N,), 0, WORK)
+    for start in range(0, d, BLOCK_D):
+        channel = (start + tl.arange(0, BLOCK_D)).to(tl.int64)[None, :]
+        x = tl.load(start_of_row + channel * stride_d, mask=inside[:, None] & (channel < d), other=0.0).to(WORK)
+        x = tl.where(directed[:, None], x * scale[:, None], 0.0)
+        squares += tl.sum(x * x, 1)
+    squares = tl.where(directed, squares, 1.0)
+    if WORK == tl.float64:
+        inverse = 1.0 / tl.sqrt(squares)
+    else:  # rounded correctly, so that a norm that is a power of two divides exactly
+        inverse = tl.div_rn(tl.full((BLOCK_N,), 1.0, tl.float32), tl.sqrt_rn(squares))
+    tl.store(scale_ptr + sample * n + row, tl.where(directed, scale, 0.0), mask=inside)
+    tl.store(inverse_ptr + sample * n + row, tl.where(directed, inverse, 0.0), mask=inside)
+
+
+@triton.jit
+def _scaled(x_ptr, offset, inside, scale, WORK: tl.constexpr, OPERAND: tl.constexpr):
+    """A tile of tokens times their powers of two, which is exact; zeros where there is no direction."""
+    x = tl.load(x_ptr + offset, mask=inside, other=0.0).to(WORK)
+    return tl.where(scale == 0, 0.0, x * scale).to(OPERAND)
+
+
+@triton.jit(do_not_specialize=["na", "nb"])
+def match(
+    a_ptr,
+    b_ptr,
+    scale_a_ptr,
+    scale_b_ptr,
+    inverse_a_ptr,
+    inverse_b_ptr,
+    rows_ptr,
+    begin_ptr,
+    end_ptr,
+    best_ptr,
+    target_ptr,
+    na,
+    nb,
+    d,
+    stride_ab,
+    stride_an,
+    stride_ad,
+    stride_bb,
+    stride_bn,
+    stride_bd,
+    WORK: tl.constexpr,
+    OPERAND: tl.constexpr,
+    BLOCK_A: tl.constexpr,
+    BLOCK_B: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):
+    """A block of tokens of `a` against all of `b`, block by block."""
+    blocks = (na + BLOCK_A - 1) // BLOCK_A
+    sample = (tl.program_id(0) // blocks).to(tl.int64)
+    row = (tl.program_id(0) % blocks).to(tl.int64) * BLOCK_A + tl.arange(0, BLOCK_A)
+    inside_a = row < na
+    scale_a = tl.load(scale_a_ptr + sample * na + row, mask=inside_a, other=0.0)
+    begin = sample * 0
+    end = begin + nb
+    if begin_ptr is not None:
+        begin = tl.maximum(begin, tl.load(begin_ptr + sample).to(tl.int64))
+    if end_ptr is not None:
+        end = tl.minimum(end, tl.load(end_ptr + sample).to(tl.int64))
+
+    best = tl.full((BLOCK_A,), float("-inf"), WORK)
+    target = tl.full((BLOCK_A,), 0, tl.int64)
+    for first in range(begin, end, BLOCK_B):
+        column = first + tl.arange(0, BLOCK_B).to(tl.int64)
+        inside_b = column < end
+        scale_b = tl.load(scale_b_ptr + sample * nb + column, mask=inside_b, other=0.0)
+        inverse_b = tl.load(inverse_b_ptr + sample * nb + column, mask=inside_b, other=0.0)
+        product = tl.full((BLOCK_A, BLOCK_B), 0, WORK)
+        for start in range(0, d, BLOCK_D):
+            channel = (start + tl.arange(0, BLOCK_D)).to(tl.int64)
+            at_a = sample * stride_ab + row[:, None] * stride_an + channel[None, :] * stride_ad
+            at_b = sample * stride_bb + column[None, :] * stride_bn + channel[:, None] * stride_bd
+            a = _scaled(a_ptr, at_a, inside_a[:, None] & (channel < d)[None, :], scale_a[:, None], WORK, OPERAND)
+            b = _scaled(b_ptr, at_b, inside_b[None, :] & (channel < d)[:, None], scale_b[None, :], WORK, OPERAND)
+            product = tl.dot(a, b, product, input_precision="ieee", out_dtype=WORK)
+        similarity = tl.where(inside_b[None, :], product * inverse_b[None, :], float("-inf"))
+        top = tl.max(similarity, 1)
+        lowest = tl.min(tl.where(similarity == top[:, None], column[None, :], nb), 1)
+        better = top > best  # strictly: an equal one further right does not replace it
+        best = tl.where(better, top, best)
+        target = tl.where(better, lowest, target)
+
+    inverse_a = tl.load(inverse_a_ptr + sample * na + row, mask=inside_a, other=0.0)
+    counts = best > float("-inf")  # 0 * -inf would be NaN
+    if rows_ptr is not None:
+        counts = counts & (row < tl.load(rows_ptr + sample))
+    tl.store(best_ptr + sample * na + row, tl.where(counts, best * inverse_a, float("-inf")), mask=inside_a)
+    tl.store(target_ptr + sample * na + row, tl.where(counts, target, 0), mask=inside_a)

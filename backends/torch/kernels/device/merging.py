@@ -1,0 +1,86 @@
+"""Kernels of `tokenmerge.backends.torch.kernels.merging`."""
+
+import triton
+import triton.language as tl
+
+
+@triton.jit(do_not_specialize=["n", "p"])
+def group(assignment_ptr, members_ptr, first_ptr, count_ptr, n, p, BLOCK: tl.constexpr, OTHERS: tl.constexpr):
+    """Tokens slot by slot, within a slot by position; where the members of a slot start, and how many there are."""
+    blocks = (n + BLOCK - 1) // BLOCK
+    sample = (tl.program_id(0) // blocks).to(tl.int64)
+    own = (tl.program_id(0) % blocks) * BLOCK + tl.arange(0, BLOCK)
+    slot = tl.load(assignment_ptr + sample * n + own, mask=own < n, other=-1).to(tl.int32)
+    slot = tl.where(slot < 0, p, slot)  # dropped tokens come last
+    lower = tl.full((BLOCK,), 0, tl.int32)
+    earlier = tl.full((BLOCK,), 0, tl.int32)
+    together = tl.full((BLOCK,), 0, tl.int32)
+    for start in range(0, n, OTHERS):
+        other = start + tl.arange(0, OTHERS)
+        slots = tl.load(assignment_ptr + sample * n + other, mask=other < n, other=-1).to(tl.int32)
+        slots = tl.where(slots < 0, p, slots)
+        same = (slots[None, :] == slot[:, None]) & (other < n)[None, :]
+        lower += tl.sum((slots[None, :] < slot[:, None]).to(tl.int32), 1)
+        earlier += tl.sum((same & (other[None, :] < own[:, None])).to(tl.int32), 1)
+        together += tl.sum(same.to(tl.int32), 1)
+    tl.store(members_ptr + sample * n + lower + earlier, own, mask=own < n)
+    leads = (own < n) & (earlier == 0) & (slot < p)
+    tl.store(first_ptr + sample * p + slot, lower, mask=leads)
+    tl.store(count_ptr + sample * p + slot, together, mask=leads)
+
+
+@triton.jit(do_not_specialize=["n", "p"])
+def merge(
+    x_ptr,
+    size_ptr,
+    members_ptr,
+    first_ptr,
+    count_ptr,
+    y_ptr,
+    total_ptr,
+    n,
+    p,
+    c,
+    stride_b,
+    stride_n,
+    stride_c,
+    WORK: tl.constexpr,
+    BLOCK_P: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+):
+    """Some channels of a block of slots: walk the members twice, for the total size and then for the tokens."""
+    blocks = (p + BLOCK_P - 1) // BLOCK_P
+    sample = (tl.program_id(0) // blocks).to(tl.int64)
+    slot = (tl.program_id(0) % blocks) * BLOCK_P + tl.arange(0, BLOCK_P)
+    channel = (tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)).to(tl.int64)
+    count = tl.load(count_ptr + sample * p + slot, mask=slot < p, other=0)
+    first = tl.load(first_ptr + sample * p + slot, mask=count > 0, other=0)
+    longest = tl.max(count, 0)
+
+    total = tl.full((BLOCK_P,), 0, WORK)
+    for i in range(0, longest):
+        member = tl.load(members_ptr + sample * n + first + i, mask=i < count, other=0)
+        total += tl.load(size_ptr + sample * n + member, mask=i < count, other=0.0)
+    if tl.program_id(1) == 0:
+        tl.store(total_ptr + sample * p + slot, total, mask=slot < p)
+
+    weightless = total == 0  # the members count alike
+    divisor = tl.where(weightless, tl.maximum(count, 1).to(WORK), total)
+    y = tl.full((BLOCK_P, BLOCK_C), 0, WORK)
+    for i in range(0, longest):
+        is_member = i < count
+        member = tl.load(members_ptr + sample * n + first + i, mask=is_member, other=0).to(tl.int64)
+        size = tl.load(size_ptr + sample * n + member, mask=is_member, other=0.0)
+        size = tl.where(weightless, tl.full((BLOCK_P,), 1, WORK), size)
+        if WORK == tl.float64:
+            weight = size / divisor
+        else:  # rounded correctly: the weight of a token alone is exactly one
+            weight = tl.div_rn(size, divisor)
+        at = sample * stride_b + member[:, None] * stride_n + channel[None, :] * stride_c
+        inside = is_member[:, None] & (channel < c)[None, :]
+        x = tl.load(x_ptr + at, mask=inside, other=0.0)
+        if WORK == tl.float64:
+            x = x.to(tl.float32) if x.dtype == tl.bfloat16 else x
+        y += tl.where(inside, weight[:, None] * x.to(WORK), 0.0)  # a weight can be NaN where this is no member
+    at = (sample * p + slot)[:, None] * c + channel[None, :]
+    tl.store(y_ptr + at, y.to(y_ptr.dtype.element_ty), mask=(slot < p)[:, None] & (channel < c)[None, :])

@@ -1,0 +1,114 @@
+"""Matching that keeps only the running best of every token (docs/tome.md, steps 2 to 4)."""
+
+from __future__ import annotations
+
+import torch
+
+from tokenmerge.backends.torch.kernels.operators import operator
+from tokenmerge.backends.torch.kernels.support import block, interpreted
+from tokenmerge.backends.torch.precision import working_dtype
+
+Tensor = torch.Tensor
+
+# Tokens of `a`, tokens of `b` and channels in a tile, by bytes of an entry.
+TILES = {2: (64, 128, 64), 4: (64, 64, 32), 8: (32, 32, 16)}
+
+
+def match(
+    a: Tensor, b: Tensor, *, rows: Tensor | None = None, begin: Tensor | None = None, end: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """The most similar token of `b` for every token of `a`, ties to the lower index.
+
+    `best[i] = max_j S[i,j]`, `S[i,j] = (a_i / ||a_i||) . (b_j / ||b_j||)`; a vector without a direction (zero, or not
+    finite) has similarity 0 with everything. Memory grows with `Na + Nb`, not with their product. Both may be views
+    with any strides, such as the even and the odd positions of one tensor.
+
+    Args:
+        a: `(B,Na,D)` floating point, of any norms.
+        b: `(B,Nb,D)` of the same dtype.
+        rows: `(B,)` integer, how many leading tokens of `a` count in each sample; all without it.
+        begin, end: `(B,)` integer, the tokens of `b` that can be chosen are `begin <= j < end`; all without them.
+
+    Returns:
+        `best (B,Na)` in working precision (float32, or float64), -inf for a token that does not count or has no choice;
+        `target (B,Na)` int64, 0 for such a token.
+
+    Source: arXiv 2210.09461, section 3.1.
+    """
+    return _match(a.detach(), b.detach(), rows, begin, end)
+
+
+def match_tokens(
+    a: Tensor, b: Tensor, rows: Tensor | None, begin: Tensor | None, end: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    from tokenmerge.backends.torch.kernels.device import matching as device
+
+    best, target = _empty(a, b, rows, begin, end)
+    (batch, na, d), nb = a.shape, b.shape[1]
+    if best.numel() == 0:
+        return best, target
+    scale_a, inverse_a = _directions(a)
+    scale_b, inverse_b = _directions(b)
+    block_a, block_b, block_d = TILES[a.element_size()]
+    block_a, block_b = block(na, 16, block_a), block(nb, 16, block_b)
+    work = device.TYPES[best.dtype]
+    device.match[(batch * -(-na // block_a),)](
+        a,
+        b,
+        scale_a,
+        scale_b,
+        inverse_a,
+        inverse_b,
+        rows,
+        begin,
+        end,
+        best,
+        target,
+        na,
+        nb,
+        d,
+        *a.stride(),
+        *b.stride(),
+        WORK=work,
+        # products of halves are exact in float32, whichever unit makes them; the interpreter has no bfloat16
+        OPERAND=work if interpreted() else device.TYPES[a.dtype],
+        BLOCK_A=block_a,
+        BLOCK_B=block_b,
+        BLOCK_D=block_d,
+        num_warps=4,
+    )
+    return best, target
+
+
+def _empty(
+    a: Tensor, b: Tensor, rows: Tensor | None, begin: Tensor | None, end: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    return a.new_empty(a.shape[:2], dtype=working_dtype(a)), a.new_empty(a.shape[:2], dtype=torch.int64)
+
+
+def _directions(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Powers of two `(B,N)` and the inverse norms after multiplying by them; both 0 for a token without a direction."""
+    from tokenmerge.backends.torch.kernels.device import matching as device
+
+    batch, n, d = x.shape
+    scale = x.new_empty((batch, n), dtype=working_dtype(x))
+    inverse = torch.empty_like(scale)
+    if scale.numel():
+        block_n, block_d = block(n, 1, 32), block(d, 16, 128)
+        device.directions[(batch * -(-n // block_n),)](
+            x,
+            scale,
+            inverse,
+            n,
+            d,
+            *x.stride(),
+            WORK=device.TYPES[scale.dtype],
+            RESCALED=x.dtype != torch.float16,  # float16 needs no power of two: its squares do not overflow in float32
+            BLOCK_N=block_n,
+            BLOCK_D=block_d,
+            num_warps=4,
+        )
+    return scale, inverse
+
+
+_match = operator(match_tokens, _empty)

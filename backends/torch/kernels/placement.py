@@ -1,0 +1,77 @@
+"""Output slots of a bipartite matching (docs/tome.md, steps 5 and 6)."""
+
+from __future__ import annotations
+
+import torch
+
+from tokenmerge.backends.torch.kernels.operators import operator
+from tokenmerge.backends.torch.kernels.support import block
+
+Tensor = torch.Tensor
+
+ORDERS = ("grouped", "positional", "score")
+
+
+def slots(
+    place: Tensor, target: Tensor, count: Tensor | None, *, num_tokens: int, removed: int, protected: int, order: str
+) -> Tensor:
+    """The slot of every token, when the first `removed` of the ranking go to their targets.
+
+    `A` are the unprotected even positions, `B` the unprotected odd ones. With `before(t)` the number of merged tokens
+    at positions below `t`, and `u` the number of unmerged tokens of `A`:
+
+        a token of B      protected + u + its index in B      ("positional": t - before(t))
+        an unmerged of A  protected + its index in A - before(t)     ("positional": t - before(t);
+                          "score": protected + its place - removed)
+        a merged one      the slot of its target
+        a protected one   its position
+
+    Args:
+        place: `(B,Na)` int64, of the tokens of `A`, see `tokenmerge.backends.torch.kernels.place`.
+        target: `(B,Na)` int64, index in `B`.
+        count: `(B,)` integer, how many leading tokens are real in each sample; all without it.
+        num_tokens, protected: N, and how many leading tokens are protected.
+        removed: tokens to remove at most, at least one; a sample removes `min(removed, (count - protected) // 2)`.
+        order: "grouped", "positional" or "score".
+
+    Returns:
+        `(B,N)` int64; -1 for a token that is not real.
+
+    Source: arXiv 2210.09461, section 3.1; the order as in SEMANTICS step 6.
+    """
+    return _slots(place, target, count, num_tokens, removed, protected, ORDERS.index(order))
+
+
+def place_tokens(
+    place: Tensor, target: Tensor, count: Tensor | None, num_tokens: int, removed: int, protected: int, order: int
+) -> Tensor:
+    from tokenmerge.backends.torch.kernels.device import placement as device
+
+    placed = _empty(place, target, count, num_tokens, removed, protected, order)
+    batch, na = place.shape
+    if placed.numel():
+        size = block(num_tokens, 16, 128)
+        device.slots[(batch * -(-num_tokens // size),)](
+            place.contiguous(),
+            target.contiguous(),
+            count,
+            placed,
+            num_tokens,
+            na,
+            removed,
+            protected,
+            ORDER=ORDERS[order],
+            BLOCK=size,
+            OTHERS=block(na, 16, 64),
+            num_warps=4,
+        )
+    return placed
+
+
+def _empty(
+    place: Tensor, target: Tensor, count: Tensor | None, num_tokens: int, removed: int, protected: int, order: int
+) -> Tensor:
+    return place.new_empty((place.shape[0], num_tokens), dtype=torch.int64)
+
+
+_slots = operator(place_tokens, _empty)

@@ -1,0 +1,71 @@
+"""Whether Triton is there, and whether it compiles or interprets."""
+
+from __future__ import annotations
+
+import os
+from functools import cache
+
+import torch
+
+Tensor = torch.Tensor
+
+DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+OLDEST = (8, 0)  # compute capability: products in bfloat16 and float64
+
+
+@cache
+def available() -> str | None:
+    """The name and version of Triton, or None where it does not import.
+
+    >>> available() is None or available().startswith("triton ")
+    True
+    """
+    try:
+        import triton
+    except ImportError:
+        return None
+    return f"triton {triton.__version__}"
+
+
+def usable(tensor: Tensor) -> bool:
+    """Whether the kernels run on a tensor: it lives on a GPU, or Triton interprets (`TRITON_INTERPRET=1`).
+
+    Args:
+        tensor: floating point, any shape.
+
+    Returns:
+        bool, known to a compiler while it traces. False while a program is exported, which must run without us.
+
+    >>> usable(torch.ones(2, device="meta"))
+    False
+    """
+    if tensor.dtype not in DTYPES or torch.compiler.is_exporting():
+        return False
+    if tensor.is_cuda:
+        return _compiles(tensor.device.index or 0)
+    return tensor.device.type == "cpu" and interpreted()
+
+
+def interpreted() -> bool:
+    """Whether kernels are run by Triton's interpreter, statement by statement in NumPy."""
+    return os.environ.get("TRITON_INTERPRET", "").lower() in ("1", "true", "on", "yes", "y") and available() is not None
+
+
+def _compiles(index: int) -> bool:
+    return available() is not None and (
+        torch.version.hip is not None or torch.cuda.get_device_capability(index) >= OLDEST
+    )
+
+
+def block(length: int, smallest: int, largest: int) -> int:
+    """The power of two that covers a length, within two others.
+
+    >>> block(50, 16, 128), block(1, 16, 128), block(10**6, 16, 128)
+    (64, 16, 128)
+    """
+    return min(max(1 << max(length - 1, 0).bit_length(), smallest), largest)
+
+
+# The compiler need not look inside: neither answer changes while a program runs (see `precision._float32_is_lowered`).
+interpreted._dynamo_marked_constant = True  # type: ignore[attr-defined]
+_compiles._dynamo_marked_constant = True  # type: ignore[attr-defined]

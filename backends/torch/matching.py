@@ -1,0 +1,96 @@
+"""Who is most similar to whom: the largest entries of a product of matrices that need not be in memory at once."""
+
+from __future__ import annotations
+
+import torch
+
+from tokenmerge.backends.torch.plan import gather_rows
+from tokenmerge.backends.torch.precision import matmul
+from tokenmerge.backends.torch.ties import first_largest, first_max
+
+Tensor = torch.Tensor
+
+MOST = 2**22  # similarities in memory at once
+CHUNK = 64  # partners that are searched together
+
+
+def nearest(a: Tensor, b: Tensor, allowed: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Similarity and index of the most similar row of `b (B,M,D)` for every row of `a (B,L,D)`, both `(B,L)`.
+
+    Of several the first. `allowed`, `(B,M)` or `(M,)` bool: which rows of `b` can be meant.
+
+    >>> nearest(torch.eye(2)[None], torch.tensor([[[1.0, 0.0], [1.0, 1.0]]]))
+    (tensor([[1., 1.]]), tensor([[0, 1]]))
+    """
+    (samples, length, _), partners = a.shape, b.shape[1]
+    if samples * length * partners <= MOST:
+        return _nearest(a, b, allowed)
+    together = max(1, MOST // (length * partners))
+    rows = max(1, MOST // (together * partners))
+    found = []
+    for first in range(0, samples, together):
+        part = slice(first, first + together)
+        usable = allowed if allowed is None or allowed.ndim == 1 else allowed[part]
+        blocks = [_nearest(a[part, row : row + rows], b[part], usable) for row in range(0, length, rows)]
+        found.append([torch.cat(each, dim=1) for each in zip(*blocks, strict=True)])
+    best, index = (torch.cat(each) for each in zip(*found, strict=True))
+    return best, index
+
+
+def best_pairs(
+    a: Tensor, b: Tensor, count: int, mergeable: tuple[Tensor, Tensor] | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The `count` rows of `a (B,L,D)` that are most similar to their nearest row of `b (B,M,D)`.
+
+    Args:
+        a, b: neither may hold a NaN.
+        count: at most L.
+        mergeable: `(B,L)` and `(B,M)` bool, rows of `a` that come after all others, and rows of `b` that can be meant.
+
+    Returns:
+        The rows of `a`, best first, and the row of `b` for each, `(B,count)`; and the similarities `(B,L)`.
+    """
+    (samples, length, _), partners = a.shape, b.shape[1]
+    allowed_a, allowed_b = mergeable or (None, None)
+    if samples * length * partners > MOST:
+        best, target = nearest(a, b, allowed_b)
+        best = best if allowed_a is None else best.masked_fill(~allowed_a, -torch.inf)
+        sources = first_largest(best, count)
+        return sources, target.gather(1, sources), best
+    chunks = _chunks(a, b, allowed_b)
+    maxima = chunks.amax(dim=-1)
+    best = maxima.amax(dim=-1)
+    best = best if allowed_a is None else best.masked_fill(~allowed_a, -torch.inf)
+    sources = first_largest(best, count)
+    # only these rows are searched for where the maximum is: that costs more than the maximum
+    place = first_max(gather_rows(maxima, sources))[1]
+    return sources, _inside(chunks, sources, place), best
+
+
+def _nearest(a: Tensor, b: Tensor, allowed: Tensor | None) -> tuple[Tensor, Tensor]:
+    """`nearest`, in one block."""
+    chunks = _chunks(a, b, allowed)
+    best, place = first_max(chunks.amax(dim=-1))
+    return best, _inside(chunks, torch.arange(a.shape[1], device=a.device).expand_as(place), place)
+
+
+def _chunks(a: Tensor, b: Tensor, allowed: Tensor | None) -> Tensor:
+    """Similarities `(B,L,chunks,width)`, -inf where there is no partner."""
+    partners = b.shape[1]
+    width = CHUNK if partners > 2 * CHUNK else partners
+    missing = -partners % width
+    if missing:
+        b = torch.nn.functional.pad(b, (0, 0, 0, missing))
+    similarity = matmul(a, b.transpose(1, 2))
+    if missing:
+        similarity[..., partners:] = -torch.inf
+    if allowed is not None:
+        allowed = torch.nn.functional.pad(allowed, (0, missing))
+        similarity = similarity.masked_fill(~allowed[..., None, :], -torch.inf)
+    return similarity.unflatten(-1, (-1, width))
+
+
+def _inside(chunks: Tensor, rows: Tensor, place: Tensor) -> Tensor:
+    """Index of the first maximum of `rows (B,R)`, which lies in chunk `place (B,R)`."""
+    number, width = chunks.shape[2:]
+    return place * width + first_max(gather_rows(chunks.flatten(1, 2), rows * number + place))[1]

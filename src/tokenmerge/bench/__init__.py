@@ -1,0 +1,1 @@
+"""`tokenmerge bench`: how fast operators and networks are, beside what they are compared with."""

@@ -1,0 +1,80 @@
+"""The machine: what it is, and what it can do at best."""
+
+from __future__ import annotations
+
+import os
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from tokenmerge.bench.subject import Subject
+from tokenmerge.bench.timing import best
+
+MALLOC = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_")
+PACKAGES = ("tokenmerge", "numpy", "torch", "jax", "vit-pytorch", "tomesd")
+COPIED = 2**26  # bytes, more than caches hold
+WIDTH = 2048  # of the matrices that are multiplied
+
+
+class Limits(NamedTuple):
+    """What a device does at best: bytes moved and multiply-adds per second."""
+
+    bandwidth: float
+    rate: float
+
+
+def limits(subject: Subject) -> Limits:
+    """Measured with the backend's own copy (bytes read and bytes written count) and its own product of matrices.
+
+    On the CPU a copy into memory that is there already counts, if it is faster.
+    """
+    items = COPIED // subject.itemsize
+    copied, square = subject.array((items,)), subject.array((WIDTH, WIDTH))
+    seconds = best(subject.call(lambda x: -x, copied))
+    if subject.where == "cpu":
+        source, target = np.ones(COPIED, np.uint8), np.zeros(COPIED, np.uint8)
+        seconds = min(seconds, best(lambda: np.copyto(target, source)))
+    return Limits(2 * COPIED / seconds, WIDTH**3 / best(subject.call(lambda x: x @ x, square)))
+
+
+def facts() -> dict[str, Any]:
+    """What a reader must know to repeat the numbers."""
+    return {
+        "processor": _processor(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "versions": {name: found for name in PACKAGES if (found := _version(name)) is not None},
+        "malloc": {name: os.environ[name] for name in MALLOC if name in os.environ},
+        "threads": os.environ.get("OMP_NUM_THREADS"),
+    }
+
+
+def sentences(known: dict[str, Any]) -> list[str]:
+    """The facts in words."""
+    malloc = " ".join(f"{name}={value}" for name, value in known["malloc"].items())
+    threads = known["threads"] or "as many as cores (OMP_NUM_THREADS is not set)"
+    return [
+        f"{known['processor']}, {known['cores']} cores, {known['system']}",
+        f"Python {known['python']}, " + ", ".join(f"{name} {found}" for name, found in known["versions"].items()),
+        f"threads: {threads}; malloc: {malloc or 'as the system has it (big results are mapped afresh on every call)'}",
+    ]
+
+
+def _processor() -> str:
+    information = Path("/proc/cpuinfo")
+    if information.exists():
+        for line in information.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

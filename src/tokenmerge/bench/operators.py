@@ -1,0 +1,229 @@
+"""The operators, each in one backend, next to the textbook (PyTorch) or next to our PyTorch (the others)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from tokenmerge.backends import get_merger
+from tokenmerge.bench import peers
+from tokenmerge.bench.memory import peak
+from tokenmerge.bench.row import Case, Work
+from tokenmerge.bench.subject import Subject
+
+Shape = dict[str, int]
+Function = Callable[..., Any]
+
+TOME = (
+    {"B": 8, "N": 197, "D": 64, "C": 768, "r": 16},
+    {"B": 8, "N": 577, "D": 64, "C": 1024, "r": 23},
+    {"B": 1, "N": 4097, "D": 64, "C": 1024, "r": 1024},
+    {"B": 32, "N": 197, "D": 64, "C": 384, "r": 13},
+)
+SHAPES: dict[str, tuple[Shape, ...]] = {
+    "tome": TOME,
+    "plan": TOME,
+    "merge": TOME,
+    "unmerge": TOME[:2],
+    "attention": ({"B": 8, "H": 12, "N": 197, "d": 64}, {"B": 8, "H": 16, "N": 577, "d": 64}),
+    "ats": ({"B": 8, "H": 12, "N": 577, "d": 64, "K": 64},),
+    "patch_merger": (
+        {"B": 16, "N": 1024, "C": 768, "M": 8},
+        {"B": 16, "N": 1024, "C": 768, "M": 512},
+        {"B": 16, "N": 4096, "C": 768, "M": 8},
+    ),
+    "ltm": ({"B": 16, "N": 1024, "C": 768, "P": 512}, {"B": 16, "N": 1024, "C": 768, "P": 8}),
+}
+
+
+def cases(operation: str, subject: Subject, shape: Shape) -> Iterator[Case]:
+    """Every comparison of one operator at one shape.
+
+    Raises:
+        ValueError: an operator that is not in `SHAPES`, or a shape with other names.
+    """
+    if operation not in SHAPES:
+        raise ValueError(f"bench: operation must be one of {', '.join(SHAPES)}, got {operation!r}")
+    needed = SHAPES[operation][0]
+    if shape.keys() != needed.keys():
+        raise ValueError(f"bench: shape of {operation} must give {', '.join(needed)}, got {', '.join(shape)}")
+    ours, inputs, work = _BUILDERS[operation](subject, shape)
+    for against, theirs, arguments in _others(operation, subject, shape):
+        yield Case(
+            operation,
+            subject.name,
+            subject.where,
+            subject.dtype,
+            dict(shape),
+            ours=subject.call(ours, *inputs),
+            other=theirs.call(arguments[0], *arguments[1]),
+            against=against,
+            work=work,
+            our_peak=lambda: peak(subject, ours, *inputs),
+            other_peak=lambda theirs=theirs, given=arguments: peak(theirs, given[0], *given[1]),  # type: ignore[misc]
+        )
+
+
+def _others(
+    operation: str, subject: Subject, shape: Shape
+) -> Iterator[tuple[str, Subject, tuple[Function, tuple[Any, ...]]]]:
+    """What an operator is compared with: its name, where it runs, the function and its arguments."""
+    if subject.name != "torch":
+        torch = Subject("torch", dtype=subject.dtype if subject.dtype == "float64" else "float32")
+        function, inputs, _ = _BUILDERS[operation](torch, shape)
+        yield "torch", torch, (function, inputs)
+        return
+    _, inputs, _ = _BUILDERS[operation](subject, shape)
+    yield "textbook", subject, (_textbook(operation, subject, shape), inputs)
+    for name, function in peers.operators(operation, subject, shape):
+        yield name, subject, (function, inputs)
+
+
+Built = tuple[Function, tuple[Any, ...], Work]
+
+
+def _tome(subject: Subject, shape: Shape) -> Built:
+    merger = get_merger("tome", backend=subject.name, r=shape["r"], protected=1)
+    metric, x, size = _tome_inputs(subject, shape)
+    return (
+        lambda metric, x, size: merger(x, metric=metric, size=size)[:2],
+        (metric, x, size),
+        _sum(_plan_work(subject, shape), _merge_work(subject, shape)),
+    )
+
+
+def _plan(subject: Subject, shape: Shape) -> Built:
+    merger = get_merger("tome", backend=subject.name, r=shape["r"], protected=1)
+    metric, _, _ = _tome_inputs(subject, shape)
+    return merger.plan, (metric,), _plan_work(subject, shape)
+
+
+def _merge(subject: Subject, shape: Shape) -> Built:
+    metric, x, size = _tome_inputs(subject, shape)
+    plan = get_merger("tome", backend=subject.name, r=shape["r"], protected=1).plan(metric)
+    return (
+        lambda plan, x, size: (plan.merge(x, size), plan.merge_size(size)),
+        (plan, x, size),
+        _merge_work(subject, shape),
+    )
+
+
+def _unmerge(subject: Subject, shape: Shape) -> Built:
+    metric, _, _ = _tome_inputs(subject, shape)
+    plan = get_merger("tome", backend=subject.name, r=shape["r"], protected=1).plan(metric)
+    y = subject.array((shape["B"], shape["N"] - shape["r"], shape["C"]))
+    return lambda plan, y: plan.unmerge(y), (plan, y), _merge_work(subject, shape)
+
+
+def _attention(subject: Subject, shape: Shape) -> Built:
+    b, h, n, d = shape["B"], shape["H"], shape["N"], shape["d"]
+    attention = subject.backend.attention.attention
+    size = subject.given(_sizes(b, n), "float32")
+    query, key, value = (subject.array((b, h, n, d), seed) for seed in range(3))
+    work = Work(4 * b * h * n * d * subject.itemsize, 2 * b * h * n * n * d)
+    return lambda q, k, v, size: attention(q, k, v, size=size), (query, key, value, size), work
+
+
+def _ats(subject: Subject, shape: Shape) -> Built:
+    """Attention and sampling in one block: scores from the class row, then only the chosen queries attend."""
+    b, h, n, d = shape["B"], shape["H"], shape["N"], shape["d"]
+    merger, room = get_merger("ats", backend=subject.name, max_tokens=shape["K"]), subject.backend.attention
+
+    def block(query: Any, key: Any, value: Any, x: Any) -> Any:
+        plan = merger.plan(room.attention_weights(query[:, :, :1], key)[:, :, 0], value)
+        sample, head = (subject.given(np.arange(end), "int32") for end in (b, h))
+        chosen = query[sample[:, None, None], head[None, :, None], plan.indices[:, None, :]]
+        return room.attention(chosen, key, value), plan.merge(x), plan.mask
+
+    inputs = (*(subject.array((b, h, n, d), seed) for seed in range(3)), subject.array((b, n, h * d), 3))
+    kept = 1 + min(shape["K"], n - 1)
+    work = Work(2 * b * h * (n + 2 * kept) * d * subject.itemsize, b * h * n * d * (1 + 2 * kept))
+    return block, inputs, work
+
+
+def _patch_merger(subject: Subject, shape: Shape) -> Built:
+    b, n, c, m = shape["B"], shape["N"], shape["C"], shape["M"]
+    merger = get_merger("patch_merger", backend=subject.name, dim=c, num_tokens_out=m)
+    return lambda x: merger(x).tokens, (subject.array((b, n, c)),), _dense_work(subject, b, n, c, m)
+
+
+def _ltm(subject: Subject, shape: Shape) -> Built:
+    b, n, c, p = shape["B"], shape["N"], shape["C"], shape["P"]
+    merger = get_merger("ltm", backend=subject.name, dim=c, compression_ratio=p / n)
+    return lambda x: merger(x).tokens, (subject.array((b, n, c)),), _dense_work(subject, b, n, c, p)
+
+
+def _textbook(operation: str, subject: Subject, shape: Shape) -> Function:
+    """The textbook function that takes the same inputs."""
+    import torch
+
+    from tokenmerge.bench import textbook
+
+    if operation == "tome":
+        return lambda metric, x, size: textbook.tome(metric, x, size, shape["r"])
+    if operation == "plan":
+        return lambda metric: textbook.tome_matching(metric, shape["r"])
+    if operation == "merge":
+        merge = textbook.tome_matching(_tome_inputs(subject, shape)[0], shape["r"])
+        return lambda plan, x, size: textbook.tome_merge(merge, x, size)
+    if operation == "unmerge":
+        return lambda plan, y: y.gather(1, plan.assignment[:, :, None].expand(-1, -1, y.shape[2]))
+    if operation == "attention":
+        return textbook.attention
+    if operation == "ats":
+        return lambda query, key, value, x: textbook.ats_block(query, key, value, x, shape["K"])
+    dtype = getattr(torch, subject.dtype)
+    weight = torch.zeros(shape["C"], dtype=dtype, device=subject.where)
+    if operation == "patch_merger":
+        queries = subject.array((shape["M"], shape["C"]))
+        return lambda x: textbook.patch_merger(x, queries, weight + 1, weight)
+    # the prior is a plan of its own: LTM of nothing that is learned, applied to the identity
+    merger = get_merger("ltm", dim=1, compression_ratio=shape["P"] / shape["N"])
+    prior = subject.given(merger.plan(np.zeros((1, shape["N"], 1), np.float32)).weights[0].T)
+    return lambda x: textbook.ltm(x, weight, prior)
+
+
+def _tome_inputs(subject: Subject, shape: Shape) -> tuple[Any, Any, Any]:
+    b, n = shape["B"], shape["N"]
+    metric, x = subject.array((b, n, shape["D"])), subject.array((b, n, shape["C"]), 1)
+    return metric, x, subject.given(_sizes(b, n), "float32")
+
+
+def _sizes(b: int, n: int) -> Any:
+    """Sizes as in the middle of a network: small integers."""
+    return np.random.default_rng(2).integers(1, 5, (b, n)).astype(np.float32)
+
+
+def _plan_work(subject: Subject, shape: Shape) -> Work:
+    """Reads the metric, writes an integer for every token, compares every even with every odd token."""
+    b, n, d = shape["B"], shape["N"], shape["D"]
+    return Work(b * n * (d * subject.itemsize + 8), b * (n // 2) * (n - n // 2) * d)
+
+
+def _merge_work(subject: Subject, shape: Shape) -> Work:
+    """Reads one side and writes the other, tokens and sizes."""
+    tokens = shape["B"] * (2 * shape["N"] - shape["r"])
+    return Work(tokens * (shape["C"] * subject.itemsize + 4))
+
+
+def _dense_work(subject: Subject, b: int, n: int, c: int, p: int) -> Work:
+    """Reads the tokens, writes their mixtures and the plan; two products."""
+    return Work(b * ((n + p) * c + p * n) * subject.itemsize, 2 * b * n * c * p)
+
+
+def _sum(first: Work, second: Work) -> Work:
+    return Work(first.bytes + second.bytes, first.multiply_adds + second.multiply_adds)
+
+
+_BUILDERS: dict[str, Callable[[Subject, Shape], Built]] = {
+    "tome": _tome,
+    "plan": _plan,
+    "merge": _merge,
+    "unmerge": _unmerge,
+    "attention": _attention,
+    "ats": _ats,
+    "patch_merger": _patch_merger,
+    "ltm": _ltm,
+}

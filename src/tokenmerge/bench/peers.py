@@ -1,0 +1,43 @@
+"""Other people's packages, where they are installed; called through their public names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from importlib import import_module
+from typing import Any
+
+from tokenmerge.bench.subject import Subject
+
+
+def operators(operation: str, subject: Subject, shape: dict[str, int]) -> Iterator[tuple[str, Callable[..., Any]]]:
+    """Name and function for our operator's inputs."""
+    if operation in ("patch_merger", "ltm") and (module := _found("vit_pytorch.vit_with_patch_merger")):
+        kept = shape["M"] if operation == "patch_merger" else shape["P"]
+        theirs = module.PatchMerger(dim=shape["C"], num_tokens_out=kept).to(
+            device=subject.where, dtype=_torch_dtype(subject)
+        )
+        yield "vit-pytorch's PatchMerger", theirs
+    side = round((shape.get("N", 0) - 1) ** 0.5)
+    if operation == "tome" and side % 2 == 0 and side**2 == shape["N"] - 1 and (module := _found("tomesd.merge")):
+
+        def tomesd(metric: Any, x: Any, size: Any) -> Any:
+            # no class token, no sizes: every second column of the grid is merged into the others
+            merge, _ = module.bipartite_soft_matching_random2d(
+                metric[:, 1:], side, side, 2, 1, shape["r"], no_rand=True
+            )
+            return merge(x[:, 1:], mode="mean")
+
+        yield "tomesd (no class token, no sizes)", tomesd
+
+
+def _torch_dtype(subject: Subject) -> Any:
+    import torch
+
+    return getattr(torch, subject.dtype)
+
+
+def _found(name: str) -> Any:
+    try:
+        return import_module(name)
+    except ImportError:
+        return None

@@ -1,0 +1,60 @@
+"""The rows in the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+from rich.text import Text
+
+from tokenmerge.bench.row import Row
+
+NOTES = (
+    "ratio: median of comparison / ours over the rounds, with its quartiles; above 1 ours is faster.",
+    "× floor: how many times what the machine needs at the least to move the bytes and do the multiply-adds.",
+    "peak: memory at the highest point of a call, results included and inputs not, ours / the comparison's.",
+    "predicted: the ratio of the counted multiply-adds.",
+)
+
+
+def table(rows: Iterable[Row]) -> Table:
+    """A row per comparison."""
+    made = Table(box=SIMPLE_HEAD, caption="\n".join(NOTES), caption_justify="left", caption_style="dim")
+    made.add_column("operation")
+    made.add_column("shape")
+    made.add_column("backend")
+    made.add_column("against")
+    for heading in ("ms", "its ms", "ratio", "quartiles", "predicted", "× floor", "peak MB"):
+        made.add_column(heading, justify="right")
+    before = None
+    for row in rows:
+        if before is not None and row.operation != before:
+            made.add_section()
+        before = row.operation
+        made.add_row(
+            row.operation,
+            shape_words(row.shape),
+            f"{row.backend} {row.device} {row.dtype}",
+            row.against,
+            f"{1000 * row.ours:.2f}",
+            f"{1000 * row.other:.2f}",
+            Text(f"{row.ratio:.2f}", style="green" if row.ratio >= 1 else "red"),
+            f"{row.low:.2f} to {row.high:.2f}",
+            "" if row.predicted is None else f"{row.predicted:.2f}",
+            "" if row.of_floor is None else f"{row.of_floor:.1f}",
+            _peaks(row.our_peak, row.other_peak),
+        )
+    return made
+
+
+def shape_words(shape: dict[str, Any]) -> str:
+    """`B=8 N=197`."""
+    return " ".join(f"{name}={value}" for name, value in shape.items())
+
+
+def _peaks(ours: int | None, other: int | None) -> str:
+    if ours is None:
+        return ""
+    return " / ".join("?" if size is None else f"{size / 1e6:.1f}" for size in (ours, other))

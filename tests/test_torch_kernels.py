@@ -1,0 +1,152 @@
+"""The Triton kernels: under Triton's interpreter on the CPU, and on a GPU where there is one.
+
+Whether Triton interprets is decided when it is imported, so everything runs in processes of its own: the cases of
+`triton_cases.py`, and the conformance suite on `triton_backend.py`.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+needs_triton = pytest.mark.skipif(
+    find_spec("triton") is None, reason="needs triton, which has no wheel for this system"
+)
+needs_torch = pytest.mark.skipif(find_spec("torch") is None, reason="needs torch")
+ONE_RUN = "from tokenmerge.cli import main; main()"  # what the script `tokenmerge` does, installed or not
+EVERY_DTYPE = ("float16", "bfloat16", "float32", "float64")
+
+
+def python(*arguments: str, interpret: bool = True, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run Python where our helpers can be imported, with or without the interpreter."""
+    path = os.pathsep.join([str(HERE), *(entry or os.getcwd() for entry in sys.path)])
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    environment |= {"PYTHONPATH": path, "COLUMNS": "120", "OMP_NUM_THREADS": "1"} | variables
+    environment |= {"TRITON_INTERPRET": "1"} if interpret else {}
+    run = subprocess.run([sys.executable, *arguments], env=environment, capture_output=True, text=True, cwd=HERE.parent)
+    assert run.returncode == 0, run.stdout + run.stderr
+    return run
+
+
+def cases(**how: str | bool) -> str:
+    options = ("-q", "-p", "no:cacheprovider", "-p", "no:xdist", "--override-ini", "addopts=--import-mode=importlib")
+    return python("-m", "pytest", *options, str(HERE / "triton_cases.py"), **how).stdout  # type: ignore[arg-type]
+
+
+def conformance(*dtypes: str, device: str, interpret: bool) -> str:
+    options = ("--merger", "tome", "--level", "quick", "--device", device, "--dtype", ",".join(dtypes))
+    return python("-c", ONE_RUN, "conformance", "--backend", "triton_backend", *options, interpret=interpret).stdout
+
+
+@needs_triton
+def test_cases_under_the_interpreter() -> None:
+    assert " passed" in cases()
+
+
+@needs_triton
+def test_the_suite_under_the_interpreter() -> None:
+    # float32 and float16 differ from these two by nothing that a kernel sees; a GPU gets all four
+    assert "are green" in conformance("bfloat16", "float64", device="cpu", interpret=True)
+
+
+@pytest.mark.gpu
+def test_cases_on_a_gpu() -> None:
+    assert " passed" in cases(interpret=False, TRITON_CASES_DEVICE="cuda")
+
+
+@pytest.mark.gpu
+def test_the_suite_on_a_gpu() -> None:
+    assert "are green" in conformance(*EVERY_DTYPE, device="cuda", interpret=False)
+
+
+# What the interpreter does not show: that they are programs for a GPU
+
+COMPILE = """
+import triton
+import triton.language as tl
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from tokenmerge.backends.torch.kernels.device import matching, merging, placement, selection
+from tokenmerge.backends.torch.kernels.matching import TILES
+
+def compiled(kernel, types, **constants):
+    types = [types.split()[i] for i in range(len(types.split()))]
+    names = [name for name in kernel.arg_names if name not in constants]
+    assert len(names) == len(types), (names, types)
+    signature = dict(zip(names, types)) | dict.fromkeys(constants, "constexpr")
+    source = ASTSource(kernel, {name: signature[name] for name in kernel.arg_names}, constants)
+    return triton.compile(source, target=GPUTarget("cuda", 90, 32)).asm["ptx"]
+
+for bytes_, entry, work, name in [(2, tl.bfloat16, tl.float32, "bf16"), (4, tl.float32, tl.float32, "fp32")]:
+    a, b, d = TILES[bytes_]
+    tiles = dict(BLOCK_A=a, BLOCK_B=b, BLOCK_D=d, stride_ad=1, stride_bd=1)
+    pointers = f"*{name} *{name}" + " *fp32" * 4 + " *i64" * 3 + " *fp32 *i64"
+    program = compiled(matching.match, pointers + " i32" * 7, WORK=work, OPERAND=entry, **tiles)
+    assert "tf32" not in program
+    # bfloat16 by the matrix unit, which multiplies it exactly; float32 by fused multiply-adds
+    assert ("wgmma" in program) == (name == "bf16") and ("fma.rn.f32" in program) == (name == "fp32")
+
+compiled(
+    matching.directions, "*bf16 *fp32 *fp32" + " i32" * 5, WORK=tl.float32, RESCALED=True, BLOCK_N=32, BLOCK_D=64
+)
+compiled(selection.place, "*fp32 *i64 i32", BLOCK=128, OTHERS=64)
+compiled(placement.slots, "*i64 *i64 *i64 *i64" + " i32" * 4, ORDER="grouped", BLOCK=128, OTHERS=64)
+compiled(merging.group, "*i64 *i32 *i32 *i32 i32 i32", BLOCK=128, OTHERS=64)
+shapes = " *i32 *i32 *i32 *bf16 *fp32" + " i32" * 6
+program = compiled(merging.merge, "*bf16 *fp32" + shapes, WORK=tl.float32, BLOCK_P=8, BLOCK_C=128)
+assert "div.rn.f32" in program and "atom" not in program
+"""
+
+
+@needs_triton
+def test_they_compile_for_a_gpu_that_is_not_here(tmp_path: Path) -> None:
+    python("-c", COMPILE, interpret=False, TRITON_CACHE_DIR=str(tmp_path))
+
+
+# Where they are not
+
+
+@needs_torch
+@pytest.mark.parametrize("missing", [True, False])
+def test_the_backend_imports_and_runs_without_triton(missing: bool) -> None:
+    program = f"""
+import sys
+if {missing}:
+    sys.modules["triton"] = None
+import torch
+import tokenmerge.backends.torch as backend
+from tokenmerge.backends.torch import kernels
+assert {missing} or "triton" not in sys.modules
+x = torch.randn(1, 9, 4)
+assert not kernels.usable(x)
+assert backend.ToMe(r=2)(x).tokens.shape == (1, 7, 4)
+if {missing}:
+    assert kernels.available() is None
+"""
+    python("-c", program, interpret=missing)
+
+
+@needs_triton
+def test_usable_knows_what_they_run_on() -> None:
+    program = """
+import torch
+import triton
+from tokenmerge.backends.torch import kernels
+assert kernels.available() == f"triton {triton.__version__}"
+assert kernels.usable(torch.ones(2)) and kernels.usable(torch.ones(2).bfloat16())
+assert not kernels.usable(torch.ones(2, device="meta")) and not kernels.usable(torch.ones(2, dtype=torch.int64))
+asked = []
+class Asks(torch.nn.Module):
+    def forward(self, x):
+        return x + 1 if kernels.usable(x) else x - 1
+assert torch.export.export(Asks(), (torch.ones(2),)).module()(torch.ones(2)).tolist() == [0, 0]
+assert torch.compile(Asks(), fullgraph=True, backend="eager")(torch.ones(2)).tolist() == [2, 2]
+"""
+    python("-c", program)

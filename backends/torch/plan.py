@@ -6,7 +6,7 @@ Nothing waits for the device. Plans are PyTorch pytrees: they go in and out of `
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -325,6 +325,24 @@ def compose(first: Plan, second: Plan, size: Tensor | None = None) -> Plan:
     # slot -1 of the first step finds the extra last entry of the second
     assignment = assignment.gather(1, _or_last(step_one, second.num_tokens_in))
     return PartitionPlan(assignment, second.num_tokens_out, second.mask)
+
+
+def compose_layers(made: Sequence[tuple[Plan, Tensor | None]]) -> Plan:
+    """The plan of all layers of a network: every layer's plan and the sizes that it took, None for ones.
+
+    What is dense is multiplied with those sizes, which a composed dense plan no longer knows.
+
+    >>> first, second = PartitionPlan(torch.tensor([[0, 1, 1, 2]])), PartitionPlan(torch.tensor([[0, 1, 0]]))
+    >>> compose_layers([(first, None), (second, first.merge_size())]).assignment.tolist()
+    [[0, 1, 1, 0]]
+    """
+    composed = made[0][0]
+    for plan, size in made[1:]:
+        if isinstance(composed, DensePlan) or isinstance(plan, DensePlan):
+            composed = DensePlan(matmul(plan.matrix(size), composed.matrix()), plan.mask)
+        else:
+            composed = compose(composed, plan)
+    return composed
 
 
 def _real(plan: Plan) -> Tensor:

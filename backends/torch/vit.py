@@ -18,9 +18,9 @@ from tokenmerge.backends.torch.attention import attention, attention_weights
 from tokenmerge.backends.torch.ltm import LTM, chain
 from tokenmerge.backends.torch.merger import Merger, NumpyArray, as_numpy
 from tokenmerge.backends.torch.patch_merger import PatchMerger
-from tokenmerge.backends.torch.plan import DensePlan, PartitionPlan, Plan, SelectionPlan, check, compose
+from tokenmerge.backends.torch.plan import DensePlan, PartitionPlan, Plan, SelectionPlan, check, compose_layers
 from tokenmerge.backends.torch.pooling import mean_pool
-from tokenmerge.backends.torch.precision import matmul, working_dtype
+from tokenmerge.backends.torch.precision import working_dtype
 from tokenmerge.backends.torch.tome import ToMe
 from tokenmerge.spec.vit_config import ViTConfig
 from tokenmerge.spec.vit_parameters import check_parameters, initial_parameters
@@ -55,14 +55,7 @@ class ViTOutput(NamedTuple):
         if not made:
             b, n, _ = self.tokens.shape
             return PartitionPlan(torch.arange(n, device=self.tokens.device).repeat(b, 1), n)
-        composed = made[0][0]
-        for plan, size in made[1:]:
-            if isinstance(composed, DensePlan) or isinstance(plan, DensePlan):
-                # with the sizes that the network used, which a composed dense plan no longer knows
-                composed = DensePlan(matmul(plan.matrix(size), composed.matrix()), plan.mask)
-            else:
-                composed = compose(composed, plan)
-        return composed
+        return compose_layers(made)
 
 
 class Stream(NamedTuple):

@@ -13,8 +13,7 @@ from tokenmerge.backends.torch.patch.families import CannotPatch
 from tokenmerge.backends.torch.patch.hooks import Enter, Hook, Patch
 from tokenmerge.backends.torch.patch.state import Last
 from tokenmerge.backends.torch.patch.tome import R, ToMePatch
-from tokenmerge.backends.torch.plan import DensePlan, Plan, compose
-from tokenmerge.backends.torch.precision import matmul
+from tokenmerge.backends.torch.plan import Plan, compose_layers
 
 Tensor = torch.Tensor
 HOOKS = ("_forward_pre_hooks", "_forward_hooks")
@@ -86,14 +85,7 @@ class Handle:
         if not made:
             had = "a call that merged nothing" if self.plans else "none"
             raise RuntimeError(f"patch: `source` must follow a call of this thread in which tokens merged, got {had}")
-        composed = made[0][0]
-        for plan, size in made[1:]:
-            if isinstance(composed, DensePlan) or isinstance(plan, DensePlan):
-                # with the sizes that the network used, which a composed dense plan no longer knows
-                composed = DensePlan(matmul(plan.matrix(size), composed.matrix()), plan.mask)
-            else:
-                composed = compose(composed, plan)
-        return composed
+        return compose_layers(made)
 
     def unmerge(self, tokens: Tensor) -> Tensor:
         """Tokens `(B,P,C)` of the last call back in their places: `(B,N,C)`, the tokens in front included.

@@ -23,7 +23,7 @@ def nearest(a: Tensor, b: Tensor, allowed: Tensor | None = None) -> tuple[Tensor
     (tensor([[1., 1.]]), tensor([[0, 1]]))
     """
     (samples, length, _), partners = a.shape, b.shape[1]
-    if samples * length * partners <= MOST:
+    if _fits(samples, length, partners):
         return _nearest(a, b, allowed)
     together = max(1, MOST // (length * partners))
     rows = max(1, MOST // (together * partners))
@@ -52,7 +52,7 @@ def best_pairs(
     """
     (samples, length, _), partners = a.shape, b.shape[1]
     allowed_a, allowed_b = mergeable or (None, None)
-    if samples * length * partners > MOST:
+    if not _fits(samples, length, partners):
         best, target = nearest(a, b, allowed_b)
         best = best if allowed_a is None else best.masked_fill(~allowed_a, -torch.inf)
         sources = first_largest(best, count)
@@ -65,6 +65,11 @@ def best_pairs(
     # only these rows are searched for where the maximum is: that costs more than the maximum
     place = first_max(gather_rows(maxima, sources))[1]
     return sources, _inside(chunks, sources, place), best
+
+
+def _fits(samples: int, length: int, partners: int) -> bool:
+    """Whether the similarities may be in memory at once. A compiled or exported graph serves any number of samples."""
+    return (1 if torch.compiler.is_compiling() else samples) * length * partners <= MOST
 
 
 def _nearest(a: Tensor, b: Tensor, allowed: Tensor | None) -> tuple[Tensor, Tensor]:

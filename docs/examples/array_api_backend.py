@@ -173,14 +173,15 @@ class ATS(Merger):
 
     def plan(self, attn, value, *, mask=None, uniforms=None, noise=None):
         _, n, _ = check.ats(attn, value, mask, uniforms, noise, self.max_tokens, self.sampling)
-        b, k, width = value.shape[0], self.max_tokens, min(n, self.max_tokens + 1)
+        # an empty sample has no class token either
+        b, k, first, width = value.shape[0], self.max_tokens, min(n, 1), min(n, self.max_tokens + 1)
         row = attn if attn.ndim == 3 else xp.sum(attn[:, :, :1, :], axis=2)
         squares = xp.sum(value * value, axis=3)
         if self.score == "concat":
             row, squares = (xp.sum(heads, axis=1, keepdims=True) for heads in (row, squares))
-        score = xp.sum(row * xp.sqrt(squares), axis=1)[:, 1:]
+        score = xp.sum(row * xp.sqrt(squares), axis=1)[:, first:]
         real = xp.ones((b, n), dtype=xp.bool) if mask is None else mask
-        eligible = real[:, 1:]
+        eligible = real[:, first:]
         score = xp.where(eligible, score, 0.0)
         if self.sampling == "gumbel":
             preference = xp.log(score / (xp.sum(score, axis=1, keepdims=True) + 1e-6) + 1e-6)[:, None, :] + noise

@@ -155,7 +155,7 @@ def _kth(m: Tensor, count: Tensor | None, k: int, protected: int) -> tuple[Tenso
     b, n, d = m.shape
     position = torch.arange(n, device=m.device)
     runs = (n - protected) // k
-    if runs == 0:
+    if runs == 0 or k == 1:  # no run has anybody to merge
         return position.repeat(b, 1), count
     in_run = m[:, protected : protected + runs * k].reshape(b, runs, k, d)
     kept, sources = in_run[:, :, -1], in_run[:, :, :-1].reshape(b, runs * (k - 1), d)

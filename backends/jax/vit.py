@@ -236,6 +236,8 @@ def sample(row: Array, value: Array, prefix: int, *, mask: Array | None, max_tok
     Args:
         row: `(B,H,N)`, the class token's attention; value: `(B,H,N,d)`; prefix: tokens in front of the patches.
     """
+    if prefix == 1:  # nothing to leave out, nothing to copy
+        return ats.plan(row, value, max_tokens=max_tokens, score=score, mask=mask)
     b, _, n = row.shape
     seen = np.r_[0, prefix:n]
     seen_mask = None if mask is None else mask[:, seen]

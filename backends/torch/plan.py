@@ -61,6 +61,10 @@ class Plan:
         """`size' = U^T size`: `(B,N)` to `(B,P)`, float32 at least. What is not dropped is conserved."""
         raise NotImplementedError
 
+    def merge_both(self, x: Tensor, size: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """`merge(x, size)` and `merge_size(size)`; a plan in which they have work in common does it once."""
+        return self.merge(x, size), self.merge_size(size)
+
     def unmerge(self, y: Tensor) -> Tensor:
         """`x^ = U y`: `(B,P,C)` back to `(B,N,C)`, in the dtype of `y`; a dropped token comes back as zeros."""
         raise NotImplementedError

@@ -213,23 +213,22 @@ class Block(nn.Module):
         if isinstance(merger, ATS):
             row = attention_weights(query[:, :, :1], key, size=counted, mask=mask)[:, :, 0]
             plan = sample(merger, row, value, self.step.prefix, mask)
-            query = torch.stack([plan.merge(one) for one in query.unbind(1)], dim=1)
+            query = take_queries(query, plan)
         branch = self.drop_path(self.ls1(self.attn(query, key, value, counted, mask)))
-        if isinstance(merger, ATS):
-            assert plan is not None
-            x = plan.merge(x) + branch
-        else:
+        if plan is None:
             x = x + branch
         if isinstance(merger, ToMe):
             plan = merger.plan(key.to(working_dtype(key)).mean(dim=1), mask=mask)
-            x = plan.merge(x, size)
         elif isinstance(merger, LTM):
             x = _clear(x, mask)
             plan = merger.plan(x, prior=prior if self.step.chained else None, mask=mask)
             assert isinstance(plan, DensePlan)
-            x, prior = plan.merge(x, size), chain(plan, merger.protected)
+            prior = chain(plan, merger.protected)
         if plan is not None:
-            size, mask = plan.merge_size(size), plan.mask
+            x, size = plan.merge_both(x, size)
+            mask = plan.mask
+        if isinstance(merger, ATS):
+            x = x + branch  # which has the chosen tokens only
         x = x + self.drop_path(self.ls2(self.mlp(self.norm2(x))))
         if isinstance(merger, PatchMerger):
             x, _, mask, plan = merger(x, mask=mask)
@@ -316,6 +315,11 @@ def sample(merger: ATS, row: Tensor, value: Tensor, prefix: int, mask: Tensor | 
     real = plan.mask[:, :1].expand(b, prefix)
     patches = torch.where(plan.mask, plan.indices + prefix - 1, 0)[:, 1:]
     return SelectionPlan(torch.cat([first, patches], dim=1), torch.cat([real, plan.mask[:, 1:]], dim=1), n)
+
+
+def take_queries(query: Tensor, plan: SelectionPlan) -> Tensor:
+    """The chosen queries `(B,H,P,d)` of `(B,H,N,d)`: rows of attention are independent, no other is computed."""
+    return query.gather(2, plan.indices[:, None, :, None].expand(-1, query.shape[1], -1, query.shape[3]))
 
 
 def _without(tensor: Any, dim: int, prefix: int) -> Any:

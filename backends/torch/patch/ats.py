@@ -19,8 +19,7 @@ from tokenmerge.backends.torch.patch.families import Attention, CannotPatch, Net
 from tokenmerge.backends.torch.patch.hooks import Hook, Patch
 from tokenmerge.backends.torch.patch.method import Method
 from tokenmerge.backends.torch.patch.state import Call
-from tokenmerge.backends.torch.plan import SelectionPlan
-from tokenmerge.backends.torch.vit import sample
+from tokenmerge.backends.torch.vit import sample, take_queries
 from tokenmerge.spec.arguments import check_integer
 
 Tensor = torch.Tensor
@@ -67,7 +66,7 @@ class ATSPatch(Method):
         row = attention_weights(query[:, :, :1], key, mask=call.mask)[:, :, 0]
         plan = sample(merger, row, value, self.prefix, call.mask)
         call.chosen = plan
-        return parts.attend(module, take(query, plan), key, value, x, plan, kwargs)
+        return parts.attend(module, take_queries(query, plan), key, value, x, plan, kwargs)
 
     def between(self, call: Call, x: Tensor) -> Tensor | None:
         if call.chosen is None:
@@ -100,11 +99,6 @@ class SampledForward(Hook):
             if out is not None:
                 return out
         return type(module).forward(module, *args, **kwargs)
-
-
-def take(heads: Tensor, plan: SelectionPlan) -> Tensor:
-    """The chosen of `(B,H,N,d)`: `(B,H,P,d)`."""
-    return heads.gather(2, plan.indices[:, None, :, None].expand(-1, heads.shape[1], -1, heads.shape[3]))
 
 
 def attend(

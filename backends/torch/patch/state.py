@@ -65,9 +65,9 @@ class Call:
     def merge(self, plan: Plan, x: Tensor) -> Tensor:
         """`W x`; sizes and mask go along."""
         size = x.new_ones(x.shape[:2], dtype=working_dtype(x)) if self.size is None else self.size
-        merged = plan.merge(x, size)
         self.plans[-1], self.sizes[-1] = plan, self.size
-        self.size, self.mask = plan.merge_size(size), plan.mask
+        merged, self.size = plan.merge_both(x, size)
+        self.mask = plan.mask
         return merged
 
     def rotary(self, table: Tensor, batch: int) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from tokenmerge.backends.torch import kernels
 from tokenmerge.backends.torch.plan import gather_rows
 from tokenmerge.backends.torch.precision import matmul
 from tokenmerge.backends.torch.ties import first_largest, first_max
@@ -14,14 +15,30 @@ MOST = 2**22  # similarities in memory at once
 CHUNK = 64  # partners that are searched together
 
 
-def nearest(a: Tensor, b: Tensor, allowed: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def nearest(a: Tensor, b: Tensor, begin: Tensor | None = None, end: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Similarity and index of the most similar row of `b (B,M,D)` for every row of `a (B,L,D)`, both `(B,L)`.
 
-    Of several the first. `allowed`, `(B,M)` or `(M,)` bool: which rows of `b` can be meant.
+    Of several the first. `begin`, `end`: `(B,)` integer, the rows of `b` that can be meant are `begin <= j < end`; all
+    without them. The rows are normalized, except where the kernels run, which normalize by themselves.
 
     >>> nearest(torch.eye(2)[None], torch.tensor([[[1.0, 0.0], [1.0, 1.0]]]))
     (tensor([[1., 1.]]), tensor([[0, 1]]))
     """
+    if kernels.usable(a):
+        return kernels.match(a, b, begin=begin, end=end)
+    return _searched(a, b, _between(b, begin, end))
+
+
+def _between(b: Tensor, begin: Tensor | None, end: Tensor | None) -> Tensor | None:
+    """`(B,M)` bool, `begin <= j < end`; None where there is no limit."""
+    row = torch.arange(b.shape[1], device=b.device)
+    limits = [] if begin is None else [row >= begin[:, None]]
+    limits += [] if end is None else [row < end[:, None]]
+    return None if not limits else limits[0] if len(limits) == 1 else limits[0] & limits[1]
+
+
+def _searched(a: Tensor, b: Tensor, allowed: Tensor | None) -> tuple[Tensor, Tensor]:
+    """`nearest`, as many similarities at once as fit. `allowed`: `(B,M)` bool, the rows of `b` that can be meant."""
     (samples, length, _), partners = a.shape, b.shape[1]
     if _fits(samples, length, partners):
         return _nearest(a, b, allowed)
@@ -30,7 +47,7 @@ def nearest(a: Tensor, b: Tensor, allowed: Tensor | None = None) -> tuple[Tensor
     found = []
     for first in range(0, samples, together):
         part = slice(first, first + together)
-        usable = allowed if allowed is None or allowed.ndim == 1 else allowed[part]
+        usable = None if allowed is None else allowed[part]
         blocks = [_nearest(a[part, row : row + rows], b[part], usable) for row in range(0, length, rows)]
         found.append([torch.cat(each, dim=1) for each in zip(*blocks, strict=True)])
     best, index = (torch.cat(each) for each in zip(*found, strict=True))
@@ -53,7 +70,7 @@ def best_pairs(
     (samples, length, _), partners = a.shape, b.shape[1]
     allowed_a, allowed_b = mergeable or (None, None)
     if not _fits(samples, length, partners):
-        best, target = nearest(a, b, allowed_b)
+        best, target = _searched(a, b, allowed_b)
         best = best if allowed_a is None else best.masked_fill(~allowed_a, -torch.inf)
         sources = first_largest(best, count)
         return sources, target.gather(1, sources), best

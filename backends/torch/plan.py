@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch.utils import _pytree as pytree
 
+from tokenmerge.backends.torch import kernels
 from tokenmerge.backends.torch.precision import matmul, safe_divide, working_dtype
 from tokenmerge.backends.torch.segments import sum_rows
 from tokenmerge.spec.arguments import check_composable
@@ -146,7 +147,10 @@ class PartitionPlan(Plan):
 
     def merge_both(self, x: Tensor, size: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """`merge(x, size)` and `merge_size(size)`, which have most of the work in common."""
-        sizes, place = self._check_merge(x, size), self._place()
+        sizes = self._check_merge(x, size)
+        if kernels.usable(x):
+            return kernels.merge(x, sizes, self.assignment, self.num_tokens_out)
+        place = self._place()
         total = self._sum_sizes(sizes, place)
         # a token alone in its slot has weight exactly 1 and comes through unchanged, to the last bit
         weights = self._shares(sizes, total, place)
@@ -186,6 +190,8 @@ class PartitionPlan(Plan):
     def _sum_sizes(self, size: Tensor, place: Tensor) -> Tensor:
         """Sum of `(B,N)` over the members of every slot: `(B,P)`."""
         b, slots = self._batch, self.num_tokens_out
+        if kernels.usable(size):  # which adds in the same order every time
+            return kernels.merge(size[:, :, None][:, :, :0], size, self.assignment, slots)[1]
         return size.new_zeros(b * slots + 1).index_add_(0, place, size.reshape(-1))[:-1].reshape(b, slots)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import torch
 
+from tokenmerge.backends.torch import kernels
 from tokenmerge.backends.torch.matching import best_pairs, nearest
 from tokenmerge.backends.torch.merger import Merger
 from tokenmerge.backends.torch.plan import PartitionPlan, check, gather_rows
@@ -81,7 +82,8 @@ def plan(
     n, _ = check.tome(metric, mask, permutation, matching, protected)
 
     r, k = r or 0, k or 1  # only one of the two is used
-    m = normalize(metric.detach())
+    m = metric.detach()
+    m = m if kernels.usable(m) else normalize(m)  # the kernels normalize what they read
     count = None if mask is None else mask.sum(dim=1, keepdim=True)
     if permutation is not None:
         assignment, used = _random(m, permutation, mask, count, r, protected)
@@ -114,6 +116,8 @@ def _bipartite(m: Tensor, count: Tensor | None, r: int, protected: int, order: s
     most_removed = tokens_removed(n, r, protected)
     if most_removed == 0:
         return position.repeat(b, 1), count
+    if kernels.usable(m):
+        return kernels.bipartite(m, count, r, protected, order)
     # protected tokens are in neither set; the others keep the parity of their position in the whole sequence
     set_a, set_b = slice(protected + protected % 2, n, 2), slice(protected + 1 - protected % 2, n, 2)
     position_a, position_b = position[set_a], position[set_b]
@@ -164,8 +168,8 @@ def _kth(m: Tensor, count: Tensor | None, k: int, protected: int) -> tuple[Tenso
     full = None
     if count is not None:
         full_runs = (count - protected).clamp(min=0) // k
-        full = run < full_runs
-    most_similar = nearest(sources, kept, full)[1].reshape(b, runs, k - 1)
+        full = full_runs[:, 0]
+    most_similar = nearest(sources, kept, end=full)[1].reshape(b, runs, k - 1)
     in_slot = torch.cat([most_similar, run[:, None].expand(b, runs, 1)], dim=2).reshape(b, runs * k)
 
     in_tail = (position - full_runs * (k - 1)).expand(b, n)
@@ -194,7 +198,10 @@ def _random(
     shuffled_in = (rank >= protected).expand(b, n).gather(1, permutation)
     shuffled = permutation.gather(1, true_first(shuffled_in))
     m = gather_rows(m, shuffled)
-    target = nearest(m[:, :most_removed], m, (column >= removed) & (column < remaining))[1]
+    begin, end = (
+        limit[:, 0] if isinstance(limit, Tensor) else column.new_full((b,), limit) for limit in (removed, remaining)
+    )
+    target = nearest(m[:, :most_removed], m, begin, end)[1]
     sources, others = column[:most_removed], column[most_removed:]
     merged_into = torch.where(sources < removed, target, sources)
     column_of = torch.cat([merged_into, others.expand(b, n - most_removed)], dim=1)

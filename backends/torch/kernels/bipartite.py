@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from tokenmerge.backends.torch.kernels.matching import match
-from tokenmerge.backends.torch.kernels.placement import slots
+from tokenmerge.backends.torch.kernels.matching import directions, search
+from tokenmerge.backends.torch.kernels.operators import operator
+from tokenmerge.backends.torch.kernels.placement import ORDERS, slots
 from tokenmerge.backends.torch.kernels.selection import place
 from tokenmerge.spec.schedule import tokens_removed
 
@@ -25,15 +26,31 @@ def bipartite(metric: Tensor, count: Tensor | None, r: int, protected: int, orde
 
     Source: arXiv 2210.09461, section 3.1.
     """
-    n = metric.shape[1]
-    most_removed = tokens_removed(n, r, protected)
-    # protected tokens are in neither set; the others keep the parity of their position in the whole sequence
-    first_a, first_b = protected + protected % 2, protected + 1 - protected % 2
-    rows = end = used = None
+    most_removed = tokens_removed(metric.shape[1], r, protected)
+    used = None
     if count is not None:
+        used = count - ((count - protected) // 2).clamp(0, most_removed)
         count = count.reshape(-1)
-        rows, end = ((count - first + 1) // 2 for first in (first_a, first_b))
-        used = (count - ((count - protected) // 2).clamp(0, most_removed))[:, None]
-    best, target = match(metric[:, first_a::2], metric[:, first_b::2], rows=rows, end=end)
-    placed = slots(place(best), target, count, num_tokens=n, removed=most_removed, protected=protected, order=order)
-    return placed, used
+    return _bipartite(metric.detach(), count, most_removed, protected, ORDERS.index(order)), used
+
+
+def bipartite_slots(metric: Tensor, count: Tensor | None, removed: int, protected: int, order: int) -> Tensor:
+    n = metric.shape[1]
+    if metric.shape[0] == 0:
+        return _empty(metric, count, removed, protected, order)
+    # protected tokens are in neither set; the others keep the parity of their position in the whole sequence
+    set_a, set_b = slice(protected + protected % 2, n, 2), slice(protected + 1 - protected % 2, n, 2)
+    rows = end = None
+    if count is not None:
+        rows, end = ((count - each.start + 1) // 2 for each in (set_a, set_b))
+    scale, inverse = directions(metric)
+    of_a, of_b = ((scale[:, each], inverse[:, each]) for each in (set_a, set_b))
+    best, target = search(metric[:, set_a], metric[:, set_b], of_a, of_b, rows=rows, end=end)
+    return slots(place(best), target, count, num_tokens=n, removed=removed, protected=protected, order=ORDERS[order])
+
+
+def _empty(metric: Tensor, count: Tensor | None, removed: int, protected: int, order: int) -> Tensor:
+    return metric.new_empty(metric.shape[:2], dtype=torch.int64)
+
+
+_bipartite = operator(bipartite_slots, _empty)

@@ -41,24 +41,33 @@ def match(
 def match_tokens(
     a: Tensor, b: Tensor, rows: Tensor | None, begin: Tensor | None, end: Tensor | None
 ) -> tuple[Tensor, Tensor]:
+    return search(a, b, directions(a), directions(b), rows, begin, end)
+
+
+def search(
+    a: Tensor,
+    b: Tensor,
+    of_a: tuple[Tensor, Tensor],
+    of_b: tuple[Tensor, Tensor],
+    rows: Tensor | None = None,
+    begin: Tensor | None = None,
+    end: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """`match`, given the `directions` of both, as views with the strides of one and the same tensor or of two."""
     from tokenmerge.backends.torch.kernels.device import matching as device
 
     best, target = _empty(a, b, rows, begin, end)
     (batch, na, d), nb = a.shape, b.shape[1]
     if best.numel() == 0:
         return best, target
-    scale_a, inverse_a = _directions(a)
-    scale_b, inverse_b = _directions(b)
     block_a, block_b, block_d = TILES[a.element_size()]
     block_a, block_b = block(na, 16, block_a), block(nb, 16, block_b)
     work = device.TYPES[best.dtype]
     device.match[(batch * -(-na // block_a),)](
         a,
         b,
-        scale_a,
-        scale_b,
-        inverse_a,
-        inverse_b,
+        *of_a,
+        *of_b,
         rows,
         begin,
         end,
@@ -69,6 +78,8 @@ def match_tokens(
         d,
         *a.stride(),
         *b.stride(),
+        *of_a[0].stride(),
+        *of_b[0].stride(),
         WORK=work,
         # products of halves are exact in float32, whichever unit makes them; the interpreter has no bfloat16
         OPERAND=work if interpreted() else device.TYPES[a.dtype],
@@ -86,7 +97,7 @@ def _empty(
     return a.new_empty(a.shape[:2], dtype=working_dtype(a)), a.new_empty(a.shape[:2], dtype=torch.int64)
 
 
-def _directions(x: Tensor) -> tuple[Tensor, Tensor]:
+def directions(x: Tensor) -> tuple[Tensor, Tensor]:
     """Powers of two `(B,N)` and the inverse norms after multiplying by them; both 0 for a token without a direction."""
     from tokenmerge.backends.torch.kernels.device import matching as device
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 
-from tokenmerge.backends.torch.kernels.operators import operator
 from tokenmerge.backends.torch.kernels.support import block
 
 Tensor = torch.Tensor
@@ -39,15 +38,9 @@ def slots(
 
     Source: arXiv 2210.09461, section 3.1; the order as in SEMANTICS step 6.
     """
-    return _slots(place, target, count, num_tokens, removed, protected, ORDERS.index(order))
-
-
-def place_tokens(
-    place: Tensor, target: Tensor, count: Tensor | None, num_tokens: int, removed: int, protected: int, order: int
-) -> Tensor:
     from tokenmerge.backends.torch.kernels.device import placement as device
 
-    placed = _empty(place, target, count, num_tokens, removed, protected, order)
+    placed = place.new_empty((place.shape[0], num_tokens))
     batch, na = place.shape
     if placed.numel():
         size = block(num_tokens, 16, 128)
@@ -60,18 +53,9 @@ def place_tokens(
             na,
             removed,
             protected,
-            ORDER=ORDERS[order],
+            ORDER=order,
             BLOCK=size,
             OTHERS=block(na, 16, 64),
             num_warps=4,
         )
     return placed
-
-
-def _empty(
-    place: Tensor, target: Tensor, count: Tensor | None, num_tokens: int, removed: int, protected: int, order: int
-) -> Tensor:
-    return place.new_empty((place.shape[0], num_tokens), dtype=torch.int64)
-
-
-_slots = operator(place_tokens, _empty)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 
-from tokenmerge.backends.torch.kernels.operators import operator
 from tokenmerge.backends.torch.kernels.support import block
 
 Tensor = torch.Tensor
@@ -24,23 +23,12 @@ def place(values: Tensor) -> Tensor:
 
     Source: arXiv 2210.09461, section 3.1, step 3.
     """
-    return _place(values.detach())
-
-
-def place_values(values: Tensor) -> Tensor:
     from tokenmerge.backends.torch.kernels.device import selection as device
 
     values = values.contiguous()
-    places = _empty(values)
+    places = torch.empty(values.shape, dtype=torch.int64, device=values.device)
     batch, n = values.shape
     if places.numel():
         size = block(n, 16, 128)
         device.place[(batch * -(-n // size),)](values, places, n, BLOCK=size, OTHERS=block(n, 16, 64), num_warps=4)
     return places
-
-
-def _empty(values: Tensor) -> Tensor:
-    return torch.empty(values.shape, dtype=torch.int64, device=values.device)
-
-
-_place = operator(place_values, _empty)

@@ -79,8 +79,8 @@ def match(
     a_ptr,
     b_ptr,
     scale_a_ptr,
-    scale_b_ptr,
     inverse_a_ptr,
+    scale_b_ptr,
     inverse_b_ptr,
     rows_ptr,
     begin_ptr,
@@ -96,6 +96,10 @@ def match(
     stride_bb,
     stride_bn,
     stride_bd,
+    stride_sab,
+    stride_san,
+    stride_sbb,
+    stride_sbn,
     WORK: tl.constexpr,
     OPERAND: tl.constexpr,
     BLOCK_A: tl.constexpr,
@@ -107,7 +111,7 @@ def match(
     sample = (tl.program_id(0) // blocks).to(tl.int64)
     row = (tl.program_id(0) % blocks).to(tl.int64) * BLOCK_A + tl.arange(0, BLOCK_A)
     inside_a = row < na
-    scale_a = tl.load(scale_a_ptr + sample * na + row, mask=inside_a, other=0.0)
+    scale_a = tl.load(scale_a_ptr + sample * stride_sab + row * stride_san, mask=inside_a, other=0.0)
     begin = sample * 0
     end = begin + nb
     if begin_ptr is not None:
@@ -120,8 +124,8 @@ def match(
     for first in range(begin, end, BLOCK_B):
         column = first + tl.arange(0, BLOCK_B).to(tl.int64)
         inside_b = column < end
-        scale_b = tl.load(scale_b_ptr + sample * nb + column, mask=inside_b, other=0.0)
-        inverse_b = tl.load(inverse_b_ptr + sample * nb + column, mask=inside_b, other=0.0)
+        scale_b = tl.load(scale_b_ptr + sample * stride_sbb + column * stride_sbn, mask=inside_b, other=0.0)
+        inverse_b = tl.load(inverse_b_ptr + sample * stride_sbb + column * stride_sbn, mask=inside_b, other=0.0)
         product = tl.full((BLOCK_A, BLOCK_B), 0, WORK)
         for start in range(0, d, BLOCK_D):
             channel = (start + tl.arange(0, BLOCK_D)).to(tl.int64)
@@ -137,7 +141,7 @@ def match(
         best = tl.where(better, top, best)
         target = tl.where(better, lowest, target)
 
-    inverse_a = tl.load(inverse_a_ptr + sample * na + row, mask=inside_a, other=0.0)
+    inverse_a = tl.load(inverse_a_ptr + sample * stride_sab + row * stride_san, mask=inside_a, other=0.0)
     counts = best > float("-inf")  # 0 * -inf would be NaN
     if rows_ptr is not None:
         counts = counts & (row < tl.load(rows_ptr + sample))

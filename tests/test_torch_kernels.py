@@ -85,21 +85,24 @@ def compiled(kernel, types, **constants):
     return triton.compile(source, target=GPUTarget("cuda", 90, 32)).asm["ptx"]
 
 for bytes_, entry, work, name in [(2, tl.bfloat16, tl.float32, "bf16"), (4, tl.float32, tl.float32, "fp32")]:
-    a, b, d = TILES[bytes_]
+    a, b, d, _ = TILES[bytes_]
     tiles = dict(BLOCK_A=a, BLOCK_B=b, BLOCK_D=d, stride_ad=1, stride_bd=1)
     pointers = f"*{name} *{name}" + " *fp32" * 4 + " *i64" * 3 + " *fp32 *i64"
-    program = compiled(matching.match, pointers + " i32" * 11, WORK=work, OPERAND=entry, **tiles)
+    for splits in (1, 4):
+        program = compiled(matching.match, pointers + " i32" * 12, WORK=work, OPERAND=entry, SPLITS=splits, **tiles)
     assert "tf32" not in program
     # bfloat16 by the matrix unit, which multiplies it exactly; float32 by fused multiply-adds
     assert ("wgmma" in program) == (name == "bf16") and ("fma.rn.f32" in program) == (name == "fp32")
 
+compiled(matching.first_best, "*fp32 *i64 *fp32 *i64 *fp32 *i64" + " i32" * 4, WORK=tl.float32, BLOCK=128)
 compiled(
     matching.directions, "*bf16 *fp32 *fp32" + " i32" * 5, WORK=tl.float32, RESCALED=True, BLOCK_N=32, BLOCK_D=64
 )
-compiled(selection.place, "*fp32 *i64 i32", BLOCK=128, OTHERS=64)
-compiled(placement.slots, "*i64 *i64 *i64 *i64" + " i32" * 4, ORDER="grouped", BLOCK=128, OTHERS=64)
-compiled(merging.group, "*i64 *i32 *i32 *i32 i32 i32", BLOCK=128, OTHERS=64)
-shapes = " *i32 *i32 *i32 *bf16 *fp32" + " i32" * 6
+compiled(selection.place, "*fp32 *i64 i32", BLOCK=32, OTHERS=128)
+compiled(placement.slots, "*i64 *i64 *i64 *i64" + " i32" * 4, ORDER="grouped", BLOCK=32, OTHERS=256)
+compiled(merging.group, "*i64 *i32 *i32 *i32 i32 i32", BLOCK=16, OTHERS=256)
+compiled(merging.bounds, "*i64 *i32 *i32 i32 i32", BLOCK=256)
+shapes = " *i32 *i32 *i32 *bf16 *fp32 *i32" + " i32" * 6
 program = compiled(merging.merge, "*bf16 *fp32" + shapes, WORK=tl.float32, BLOCK_P=8, BLOCK_C=128)
 assert "div.rn.f32" in program and "atom" not in program
 """

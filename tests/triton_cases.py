@@ -128,6 +128,20 @@ def test_match_of_nothing(batch: int, na: int, nb: int, d: int) -> None:
     assert target.tolist() == [[0] * na] * batch
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_it_makes_no_difference_how_many_programs_share_the_partners(
+    dtype: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x = torch.randn(2, 700, 16, generator=generator(26), dtype=torch.float64).to(DEVICE, getattr(torch, dtype))
+    rows, begin, end = (torch.tensor(v, device=DEVICE) for v in ([350, 7], [3, 0], [301, 350]))
+    found = []
+    for programs in (1, 8, 256):
+        monkeypatch.setattr("tokenmerge.backends.torch.kernels.matching.PROGRAMS", programs)
+        found.append(kernels.match(x[:, ::2], x[:, 1::2], rows=rows, begin=begin, end=end))
+    for other in found[1:]:
+        assert all(same(*pair) for pair in zip(found[0], other, strict=True))
+
+
 # Ranking
 
 
@@ -226,6 +240,15 @@ def test_merge_is_exact_where_arithmetic_is(c: int, dtype: str) -> None:
     assert same(y, want_y.to(x.dtype)) and same(total, want_total.float())
     permuted = x.permute(2, 1, 0).contiguous().permute(2, 1, 0)
     assert same(kernels.merge(permuted, size, assignment.int(), p)[0], y)
+
+
+def test_it_makes_no_difference_whether_tokens_are_sorted_or_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    assignment, p = groups()
+    x = torch.randn(*assignment.shape, 7, generator=generator(27)).to(DEVICE)
+    size = torch.rand(assignment.shape, generator=generator(28)).to(DEVICE)
+    compared = kernels.merge(x, size, assignment, p)
+    monkeypatch.setattr("tokenmerge.backends.torch.kernels.merging.LONG", 0)
+    assert all(same(*pair) for pair in zip(compared, kernels.merge(x, size, assignment, p), strict=True))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

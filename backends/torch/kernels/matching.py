@@ -10,8 +10,9 @@ from tokenmerge.backends.torch.precision import working_dtype
 
 Tensor = torch.Tensor
 
-# Tokens of `a`, tokens of `b` and channels in a tile, by bytes of an entry.
-TILES = {2: (64, 128, 64), 4: (64, 64, 32), 8: (32, 32, 16)}
+# Tokens of `a`, tokens of `b` and channels in a tile, and warps, by bytes of an entry (measured: docs/performance.md).
+TILES = {2: (64, 128, 64, 4), 4: (64, 128, 32, 8), 8: (32, 32, 16, 4)}
+PROGRAMS = 256  # that fill a GPU: where there are fewer tiles of `a`, several programs share the tokens of `b`
 
 
 def match(
@@ -60,10 +61,17 @@ def search(
     (batch, na, d), nb = a.shape, b.shape[1]
     if best.numel() == 0:
         return best, target
-    block_a, block_b, block_d = TILES[a.element_size()]
+    block_a, block_b, block_d, warps = TILES[a.element_size()]
     block_a, block_b = block(na, 16, block_a), block(nb, 16, block_b)
+    tiles = batch * -(-na // block_a)
+    columns = -(-nb // block_b)
+    splits = max(1, min(columns, PROGRAMS // tiles))
+    width = -(-columns // splits) * block_b if nb else block_b
     work = device.TYPES[best.dtype]
-    device.match[(batch * -(-na // block_a),)](
+    found = (
+        (best, target) if splits == 1 else (best.new_empty((batch, splits, na)), target.new_empty((batch, splits, na)))
+    )
+    device.match[(tiles, splits)](
         a,
         b,
         *of_a,
@@ -71,11 +79,11 @@ def search(
         rows,
         begin,
         end,
-        best,
-        target,
+        *found,
         na,
         nb,
         d,
+        width,
         *a.stride(),
         *b.stride(),
         *of_a[0].stride(),
@@ -83,11 +91,17 @@ def search(
         WORK=work,
         # products of halves are exact in float32, whichever unit makes them; the interpreter has no bfloat16
         OPERAND=work if interpreted() else device.TYPES[a.dtype],
+        SPLITS=splits,
         BLOCK_A=block_a,
         BLOCK_B=block_b,
         BLOCK_D=block_d,
-        num_warps=4,
+        num_warps=warps,
     )
+    if splits > 1:
+        size = block(na, 16, 128)
+        device.first_best[(batch * -(-na // size),)](
+            *found, of_a[1], rows, best, target, na, splits, *of_a[1].stride(), WORK=work, BLOCK=size, num_warps=4
+        )
     return best, target
 
 

@@ -8,9 +8,11 @@ import torch
 
 from tokenmerge.backends.torch.kernels.operators import operator
 from tokenmerge.backends.torch.kernels.support import block, interpreted
-from tokenmerge.backends.torch.precision import safe_divide, working_dtype
+from tokenmerge.backends.torch.precision import is_recorded, safe_divide, working_dtype
 
 Tensor = torch.Tensor
+
+LONG = 4096  # tokens of a sample from which a sort is faster than to compare every token with every other
 
 
 def merge(x: Tensor, size: Tensor, assignment: Tensor, num_tokens_out: int) -> tuple[Tensor, Tensor]:
@@ -33,8 +35,12 @@ def merge(x: Tensor, size: Tensor, assignment: Tensor, num_tokens_out: int) -> t
     Source: arXiv 2210.09461, section 3.1 and equation 1.
     """
     kept = torch.promote_types(torch.float32, size.dtype)
-    merging = _Merge if torch.compiler.is_compiling() else _MergeForward
-    y, total, _ = merging.apply(x, size.to(torch.promote_types(working_dtype(x), kept)), assignment, num_tokens_out)
+    sizes = size.to(torch.promote_types(working_dtype(x), kept))
+    if not is_recorded(x, sizes):  # a node of a graph takes longer to make than a small kernel to run
+        y, total, _ = _merge(x, sizes, assignment, num_tokens_out)
+    else:
+        merging = _Merge if torch.compiler.is_compiling() else _MergeForward
+        y, total, _ = merging.apply(x, sizes, assignment, num_tokens_out)
     return y, total.to(kept)
 
 
@@ -46,14 +52,7 @@ def merge_tokens(x: Tensor, size: Tensor, assignment: Tensor, num_tokens_out: in
     (batch, n, c), p = x.shape, num_tokens_out
     if total.numel() == 0:
         return y, total, count
-    members = torch.empty((batch, n), dtype=torch.int32, device=x.device)
-    first = torch.empty_like(count)
-    count.zero_()
-    if n:
-        tokens = block(n, 16, 128)
-        device.group[(batch * -(-n // tokens),)](
-            assignment.contiguous(), members, first, count, n, p, BLOCK=tokens, OTHERS=block(n, 16, 64), num_warps=4
-        )
+    members, first, end = _members(assignment, num_tokens_out)
     # the interpreter cannot round to bfloat16
     out = torch.empty_like(y, dtype=size.dtype) if interpreted() else y
     block_p, block_c = block(p, 1, 8), block(c, 16, 128)
@@ -62,9 +61,10 @@ def merge_tokens(x: Tensor, size: Tensor, assignment: Tensor, num_tokens_out: in
         size.contiguous(),
         members,
         first,
-        count,
+        end,
         out,
         total,
+        count,
         n,
         p,
         c,
@@ -75,6 +75,26 @@ def merge_tokens(x: Tensor, size: Tensor, assignment: Tensor, num_tokens_out: in
         num_warps=4,
     )
     return out.to(y.dtype), total, count
+
+
+def _members(assignment: Tensor, num_tokens_out: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Tokens slot by slot, `(B,N)`, and where the members of each slot start and end, `(B,P)`."""
+    from tokenmerge.backends.torch.kernels.device import merging as device
+
+    (batch, n), p = assignment.shape, num_tokens_out
+    first, end = torch.zeros((2, batch, p), dtype=torch.int32, device=assignment.device)  # a slot may have none
+    if n > LONG:
+        slots, members = assignment.sort(dim=1, stable=True)
+        size = block(n, 16, 256)
+        device.bounds[(batch * -(-n // size),)](slots, first, end, n, p, BLOCK=size, num_warps=4)
+        return members, first, end
+    members = torch.empty((batch, n), dtype=torch.int32, device=assignment.device)
+    if n:
+        size = block(n, 16, 16)
+        device.group[(batch * -(-n // size),)](
+            assignment.contiguous(), members, first, end, n, p, BLOCK=size, OTHERS=block(n, 16, 256), num_warps=4
+        )
+    return members, first, end
 
 
 def _empty(x: Tensor, size: Tensor, assignment: Tensor, num_tokens_out: int) -> tuple[Tensor, Tensor, Tensor]:

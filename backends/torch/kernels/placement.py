@@ -43,7 +43,7 @@ def slots(
     placed = place.new_empty((place.shape[0], num_tokens))
     batch, na = place.shape
     if placed.numel():
-        size = block(num_tokens, 16, 128)
+        size = block(num_tokens, 16, 32)
         device.slots[(batch * -(-num_tokens // size),)](
             place.contiguous(),
             target.contiguous(),
@@ -55,7 +55,7 @@ def slots(
             protected,
             ORDER=order,
             BLOCK=size,
-            OTHERS=block(na, 16, 64),
+            OTHERS=block(na, 16, 256),
             num_warps=4,
         )
     return placed

@@ -29,6 +29,6 @@ def place(values: Tensor) -> Tensor:
     places = torch.empty(values.shape, dtype=torch.int64, device=values.device)
     batch, n = values.shape
     if places.numel():
-        size = block(n, 16, 128)
-        device.place[(batch * -(-n // size),)](values, places, n, BLOCK=size, OTHERS=block(n, 16, 64), num_warps=4)
+        size = block(n, 16, 32)
+        device.place[(batch * -(-n // size),)](values, places, n, BLOCK=size, OTHERS=block(n, 16, 128), num_warps=4)
     return places

@@ -74,7 +74,7 @@ def _scaled(x_ptr, offset, inside, scale, WORK: tl.constexpr, OPERAND: tl.conste
     return tl.where(scale == 0, 0.0, x * scale).to(OPERAND)
 
 
-@triton.jit(do_not_specialize=["na", "nb"])
+@triton.jit(do_not_specialize=["na", "nb", "width"])
 def match(
     a_ptr,
     b_ptr,
@@ -90,6 +90,7 @@ def match(
     na,
     nb,
     d,
+    width,
     stride_ab,
     stride_an,
     stride_ad,
@@ -102,11 +103,12 @@ def match(
     stride_sbn,
     WORK: tl.constexpr,
     OPERAND: tl.constexpr,
+    SPLITS: tl.constexpr,
     BLOCK_A: tl.constexpr,
     BLOCK_B: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    """A block of tokens of `a` against all of `b`, block by block."""
+    """A block of tokens of `a` against all of `b`, or a part of it, block by block."""
     blocks = (na + BLOCK_A - 1) // BLOCK_A
     sample = (tl.program_id(0) // blocks).to(tl.int64)
     row = (tl.program_id(0) % blocks).to(tl.int64) * BLOCK_A + tl.arange(0, BLOCK_A)
@@ -118,6 +120,9 @@ def match(
         begin = tl.maximum(begin, tl.load(begin_ptr + sample).to(tl.int64))
     if end_ptr is not None:
         end = tl.minimum(end, tl.load(end_ptr + sample).to(tl.int64))
+    if SPLITS > 1:
+        begin = tl.maximum(begin, tl.program_id(1).to(tl.int64) * width)
+        end = tl.minimum(end, (tl.program_id(1).to(tl.int64) + 1) * width)
 
     best = tl.full((BLOCK_A,), float("-inf"), WORK)
     target = tl.full((BLOCK_A,), 0, tl.int64)
@@ -141,9 +146,51 @@ def match(
         best = tl.where(better, top, best)
         target = tl.where(better, lowest, target)
 
-    inverse_a = tl.load(inverse_a_ptr + sample * stride_sab + row * stride_san, mask=inside_a, other=0.0)
+    if SPLITS > 1:  # as they are: scaled first, two of them could tie
+        at = (sample * SPLITS + tl.program_id(1)) * na + row
+        tl.store(best_ptr + at, best, mask=inside_a)
+        tl.store(target_ptr + at, target, mask=inside_a)
+    else:
+        inverse_a = tl.load(inverse_a_ptr + sample * stride_sab + row * stride_san, mask=inside_a, other=0.0)
+        _store(best, target, inverse_a, rows_ptr, best_ptr, target_ptr, sample, row, na)
+
+
+@triton.jit
+def _store(best, target, inverse, rows_ptr, best_ptr, target_ptr, sample, row, na):
+    """The similarity and the index; -inf and 0 for tokens that do not count, and where there is no choice."""
     counts = best > float("-inf")  # 0 * -inf would be NaN
     if rows_ptr is not None:
         counts = counts & (row < tl.load(rows_ptr + sample))
-    tl.store(best_ptr + sample * na + row, tl.where(counts, best * inverse_a, float("-inf")), mask=inside_a)
-    tl.store(target_ptr + sample * na + row, tl.where(counts, target, 0), mask=inside_a)
+    tl.store(best_ptr + sample * na + row, tl.where(counts, best * inverse, float("-inf")), mask=row < na)
+    tl.store(target_ptr + sample * na + row, tl.where(counts, target, 0), mask=row < na)
+
+
+@triton.jit(do_not_specialize=["na", "splits"])
+def first_best(
+    bests_ptr,
+    targets_ptr,
+    inverse_ptr,
+    rows_ptr,
+    best_ptr,
+    target_ptr,
+    na,
+    splits,
+    stride_b,
+    stride_n,
+    WORK: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """The best of what was found in the parts of `b`; of several the first."""
+    blocks = (na + BLOCK - 1) // BLOCK
+    sample = (tl.program_id(0) // blocks).to(tl.int64)
+    row = (tl.program_id(0) % blocks).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    best = tl.full((BLOCK,), float("-inf"), WORK)
+    target = tl.full((BLOCK,), 0, tl.int64)
+    for split in range(0, splits):
+        at = (sample * splits + split) * na + row
+        other = tl.load(bests_ptr + at, mask=row < na, other=float("-inf"))
+        better = other > best
+        best = tl.where(better, other, best)
+        target = tl.where(better, tl.load(targets_ptr + at, mask=row < na, other=0), target)
+    inverse = tl.load(inverse_ptr + sample * stride_b + row * stride_n, mask=row < na, other=0.0)
+    _store(best, target, inverse, rows_ptr, best_ptr, target_ptr, sample, row, na)

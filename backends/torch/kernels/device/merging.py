@@ -5,8 +5,8 @@ import triton.language as tl
 
 
 @triton.jit(do_not_specialize=["n", "p"])
-def group(assignment_ptr, members_ptr, first_ptr, count_ptr, n, p, BLOCK: tl.constexpr, OTHERS: tl.constexpr):
-    """Tokens slot by slot, within a slot by position; where the members of a slot start, and how many there are."""
+def group(assignment_ptr, members_ptr, first_ptr, end_ptr, n, p, BLOCK: tl.constexpr, OTHERS: tl.constexpr):
+    """Tokens slot by slot, within a slot by position; where the members of a slot start and end."""
     blocks = (n + BLOCK - 1) // BLOCK
     sample = (tl.program_id(0) // blocks).to(tl.int64)
     own = (tl.program_id(0) % blocks) * BLOCK + tl.arange(0, BLOCK)
@@ -26,7 +26,20 @@ def group(assignment_ptr, members_ptr, first_ptr, count_ptr, n, p, BLOCK: tl.con
     tl.store(members_ptr + sample * n + lower + earlier, own, mask=own < n)
     leads = (own < n) & (earlier == 0) & (slot < p)
     tl.store(first_ptr + sample * p + slot, lower, mask=leads)
-    tl.store(count_ptr + sample * p + slot, together, mask=leads)
+    tl.store(end_ptr + sample * p + slot, lower + together, mask=leads)
+
+
+@triton.jit(do_not_specialize=["n", "p"])
+def bounds(slots_ptr, first_ptr, end_ptr, n, p, BLOCK: tl.constexpr):
+    """Where the members of a slot start and end, of tokens that are sorted by slot."""
+    blocks = (n + BLOCK - 1) // BLOCK
+    sample = (tl.program_id(0) // blocks).to(tl.int64)
+    own = (tl.program_id(0) % blocks) * BLOCK + tl.arange(0, BLOCK)
+    slot = tl.load(slots_ptr + sample * n + own, mask=own < n, other=-1)
+    before = tl.load(slots_ptr + sample * n + own - 1, mask=(own < n) & (own > 0), other=-1)
+    after = tl.load(slots_ptr + sample * n + own + 1, mask=own + 1 < n, other=-1)
+    tl.store(first_ptr + sample * p + slot, own, mask=(slot >= 0) & (slot != before))
+    tl.store(end_ptr + sample * p + slot, own + 1, mask=(slot >= 0) & (slot != after))
 
 
 @triton.jit(do_not_specialize=["n", "p"])
@@ -35,9 +48,10 @@ def merge(
     size_ptr,
     members_ptr,
     first_ptr,
-    count_ptr,
+    end_ptr,
     y_ptr,
     total_ptr,
+    count_ptr,
     n,
     p,
     c,
@@ -53,8 +67,8 @@ def merge(
     sample = (tl.program_id(0) // blocks).to(tl.int64)
     slot = (tl.program_id(0) % blocks) * BLOCK_P + tl.arange(0, BLOCK_P)
     channel = (tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)).to(tl.int64)
-    count = tl.load(count_ptr + sample * p + slot, mask=slot < p, other=0)
-    first = tl.load(first_ptr + sample * p + slot, mask=count > 0, other=0)
+    first = tl.load(first_ptr + sample * p + slot, mask=slot < p, other=0)
+    count = tl.load(end_ptr + sample * p + slot, mask=slot < p, other=0) - first
     longest = tl.max(count, 0)
 
     total = tl.full((BLOCK_P,), 0, WORK)
@@ -63,6 +77,7 @@ def merge(
         total += tl.load(size_ptr + sample * n + member, mask=i < count, other=0.0)
     if tl.program_id(1) == 0:
         tl.store(total_ptr + sample * p + slot, total, mask=slot < p)
+        tl.store(count_ptr + sample * p + slot, count, mask=slot < p)
 
     weightless = total == 0  # the members count alike
     divisor = tl.where(weightless, tl.maximum(count, 1).to(WORK), total)

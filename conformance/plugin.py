@@ -72,10 +72,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
                 seed=option("--tokenmerge-seed"),
                 skips=skips,
             )
-            for dtype in asked.dtypes:
-                for check in asked.checks:
-                    cases.append((asked, dtype, check))
-                    ids.append(f"{backend}-{dtype}-{check.id}")
+            for dtype, check in asked.pairs():
+                cases.append((asked, dtype, check))
+                ids.append(f"{backend}-{dtype}-{check.id}")
     except (ValueError, OSError) as error:  # one sentence is what is wrong with the options
         raise pytest.Collector.CollectError(str(error)) from None
     metafunc.parametrize("conformance_case", cases, ids=ids)

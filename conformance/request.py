@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from types import ModuleType
 
@@ -29,6 +29,7 @@ class Request:
         dtypes, checks: what runs.
         level, seed: how many examples, and which.
         skips: checks that are left out, with the reasons.
+        mostly: the one dtype of the checks that are for no dtype alone and not `everywhere`; None for all dtypes.
     """
 
     backend: str
@@ -39,13 +40,21 @@ class Request:
     level: str = "ci"
     seed: int | None = None
     skips: Skips = field(default_factory=dict)
+    mostly: str | None = None
 
     def rounds(self) -> Iterator[tuple[str, str, Check]]:
         """Every level, dtype and check, in the order in which they run."""
         for level in ROUNDS[self.level]:
-            for dtype in self.dtypes:
-                for check in self.checks:
-                    yield level, dtype, check
+            for dtype, check in self.pairs():
+                yield level, dtype, check
+
+    def pairs(self) -> Iterator[tuple[str, Check]]:
+        """Every dtype and check of it, in the order in which they run."""
+        for dtype in self.dtypes:
+            for check in self.checks:
+                # a check that is for one dtype alone says itself that it does not apply in the others
+                if self.mostly in (None, dtype) or check.everywhere or check.dtype is not None:
+                    yield dtype, check
 
     def run(self, dtype: str, check: Check, level: str | None = None) -> Result:
         """Run one check, unless it does not apply or is skipped."""
@@ -71,8 +80,8 @@ def request(
     Args:
         backend: a name known to the registry, or the dotted name of a module.
         device: one of the backend's `devices()`; None for its default.
-        dtypes: some of the backend's `DTYPES`; none for all, or, in a quick look at a backend that compiles, for the
-            fewest in which every check runs.
+        dtypes: some of the backend's `DTYPES`; none for all, where a quick look at a backend that compiles runs most
+            checks in one of them.
         mergers: some of the backend's; none for all.
         level: a key of `LEVELS`.
         seed: of the examples; None for the same ones in every run.
@@ -97,16 +106,16 @@ def request(
     for merger in mergers:
         check_choice("conformance", "merger", merger, [name for name in MERGERS if name in module.MERGERS])
     checks = tuple(select(mergers or MERGERS))
-    chosen = tuple(dict.fromkeys(dtypes)) or _dtypes(module, checks, level)
-    return Request(backend, module, device, chosen, checks, level, seed, skips or {})
+    chosen = tuple(dict.fromkeys(dtypes)) or tuple(module.DTYPES)
+    mostly = None if dtypes or level != "quick" else _mostly(module)
+    return Request(backend, module, device, chosen, checks, level, seed, skips or {}, mostly)
 
 
-def _dtypes(module: ModuleType, checks: Iterable[Check], level: str) -> tuple[str, ...]:
-    """All that a backend has. A quick look where everything is compiled anew: those that some check is only for."""
-    if level == "quick" and getattr(module, "COMPILES", False):
-        only = {check.dtype for check in checks}
-        return tuple(dtype for dtype in module.DTYPES if dtype in only) or tuple(module.DTYPES)
-    return tuple(module.DTYPES)
+def _mostly(module: ModuleType) -> str | None:
+    """The dtype of most checks in a quick look, where everything is compiled anew in each; None for all of them."""
+    if not getattr(module, "COMPILES", False):
+        return None
+    return "float32" if "float32" in module.DTYPES else next(iter(module.DTYPES), None)
 
 
 def load(backend: str) -> ModuleType:

@@ -199,11 +199,46 @@ def test_a_check_does_not_apply_without_the_function_that_it_needs() -> None:
 def test_a_quick_look_at_a_backend_that_compiles(backend: Callable[[str], str]) -> None:
     name = backend("from tokenmerge.backends.numpy import *\nCOMPILES = True\n")
     asked = {level: request(name, level=level) for level in ("quick", "ci")}
-    assert asked["quick"].dtypes == ("float32", "float64")  # every check runs in one of them
-    assert asked["ci"].dtypes == ("float16", "float32", "float64")
-    assert request(name, level="quick", dtypes=("float16",)).dtypes == ("float16",)
+    ran = {check for dtype, check in asked["quick"].pairs() if check.dtype in (None, dtype)}
+    assert ran == set(asked["quick"].checks)  # levels differ in examples, not in rules
+    assert asked["quick"].dtypes == asked["ci"].dtypes == ("float16", "float32", "float64")
     examples = [each.run("float32", CHECKS["ltm-generic"]).examples for each in asked.values()]
     assert examples == [1, 20]
+
+
+def test_a_quick_look_compiles_most_checks_in_one_dtype(backend: Callable[[str], str], tmp_path: Path) -> None:
+    name = backend("from tokenmerge.backends.numpy import *\nCOMPILES = True\n")
+    path = tmp_path / "a.json"
+    found = invoke("--backend", name, "--level", "quick", "--merger", "ltm", "--json", path)
+    assert found.exit_code == 0, found.output
+    report = json.loads(path.read_text())
+    ran: dict[str, set[str]] = {dtype: set() for dtype in report["dtypes"]}
+    for each in report["results"]:
+        if each["status"] == "passed":
+            ran[each["dtype"]].add(each["check"])
+    assert ran["float16"] == {"ltm-generic"}  # whole calls are looked at in every dtype
+    assert "ltm-generic" in ran["float64"] and "ltm-errors" not in ran["float64"]
+    assert ran["float32"] >= {"ltm-generic", "ltm-batch", "ltm-errors"}
+    assert report["mostly"] == "float32" and report["checks"]["planned"] == len(report["results"])
+    rule = next(each for each in report["rules"] if each["id"] == "CALL-4")
+    words = {dtype: each["verdict"] for dtype, each in rule["dtypes"].items()}
+    assert (rule["verdict"], words) == ("green", {"float16": "unproven", "float32": "green", "float64": "unproven"})
+    out = " ".join(found.stdout.split())
+    assert "only in float32; `--dtype` runs all of them in others, too: float16, float64" in out
+    assert "the backend has no 2 devices here: ltm-moved" in out  # said of checks that were asked for in one dtype
+
+
+def test_a_dtype_that_is_asked_for_is_looked_at_in_full(backend: Callable[[str], str]) -> None:
+    name = backend("from tokenmerge.backends.numpy import *\nCOMPILES = True\n")
+    asked = request(name, level="quick", dtypes=("float16",))
+    assert asked.dtypes == ("float16",)
+    assert [each for _, each in asked.pairs()] == list(asked.checks)
+
+
+def test_a_quick_look_without_float32_takes_the_first_dtype(backend: Callable[[str], str]) -> None:
+    name = backend("from tokenmerge.backends.numpy import *\nCOMPILES = True\nDTYPES = ('float16', 'float64')\n")
+    asked = request(name, level="quick")
+    assert [dtype for dtype, check in asked.pairs() if check.id == "ltm-batch"] == ["float16"]
 
 
 def test_ctrl_c_reports_what_was_found(backend: Callable[[str], str], tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ class Check:
         needs: what the backend must have for the check to apply: attributes with spaces between, such as
             "gradient ltm.plan"; None for nothing.
         dtype: the only dtype in which it applies, or None for all.
+        everywhere: whether a quick look takes it in every dtype, too, where others run in one (see `Request`).
         devices: how many the backend must have for the check to apply.
         shrinks: whether a smaller failure is searched for.
     """
@@ -42,6 +43,7 @@ class Check:
     share: float = 1.0
     needs: str | None = None
     dtype: str | None = None
+    everywhere: bool = False
     devices: int = 1
     shrinks: bool = True
 

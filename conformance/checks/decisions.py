@@ -36,6 +36,7 @@ def exact(subject: Subject, data: Any, merger: str) -> None:
     "PM-*",
     "LTM-*",
     "PLAN-*",
+    everywhere=True,
 )
 def generic(subject: Subject, data: Any, merger: str) -> None:
     subject.judge(data.draw(subject.cases(merger, "generic", padded=False)))
@@ -75,7 +76,10 @@ def very_large_and_very_small(subject: Subject, data: Any) -> None:
     share=0.1,
 )
 def large(subject: Subject, data: Any, merger: str) -> None:
-    subject.judge(data.draw(subject.cases(merger, "large")))
+    if subject.level == "quick" and subject.compiles:  # so large a shape is compiled once, for both checks
+        largest(subject, data, merger)
+    else:
+        subject.judge(data.draw(subject.cases(merger, "large")))
 
 
 # At least what a merger has to decide at N = 4096: r or K fixed, the class row alone, a mask that is not square.

@@ -40,6 +40,12 @@ def central_differences(function: Callable[[Array], float], at: Array) -> Rounde
     return Rounded(gradient, error, "float64")
 
 
+def upstream_of(case: Case) -> Array:
+    """A factor for every entry of the tokens. Their shape is the spec's: the backend runs only to be differentiated."""
+    inputs = {name: a.astype(np.float64) if a.dtype.kind == "f" else a for name, a in case.inputs.items()}
+    return np.random.default_rng(0).standard_normal(make_merger(case, batch)(**inputs).tokens.shape)
+
+
 def loss_of_spec(case: Case, upstream: Array) -> Callable[[str, Array], float]:
     """`sum(tokens * upstream)` of the spec as a function of one input, the plan of hard mergers held fixed."""
     hard = case.merger in ("tome", "ats")
@@ -74,8 +80,7 @@ def gradient(subject: Subject, data: Any, merger: str) -> None:
     with context(module, subject.dtype):
         arrays = give(case, module, subject.dtype, subject.device)
         made = make_merger(case, module, subject.device)
-        out = made(**arrays).tokens
-        upstream = np.random.default_rng(0).standard_normal(out.shape)
+        upstream = upstream_of(case)
         weight = module.from_numpy(upstream, subject.dtype, subject.device)
 
         def loss(*values: Any) -> Any:
@@ -124,8 +129,7 @@ def parameter_gradient(subject: Subject, data: Any, merger: str) -> None:
         arrays = {name: give_one(array) for name, array in call.items()}
         tokens, params = give_one(x), [give_one(case.params[name].astype(np.float64)) for name in names]
         norm: Any = getattr(functions, "layer_norm", None)
-        out = merged(functions.plan, norm, tokens, dict(zip(names, params, strict=True)), arrays)
-        upstream = np.random.default_rng(0).standard_normal(out.shape)
+        upstream = upstream_of(case)
         weight = give_one(upstream)
 
         def loss(*values: Any) -> Any:

@@ -20,7 +20,7 @@ LEGEND = (
     ("green", "a check of it passed, and none found it broken"),
     ("red", "an example breaks it"),
     ("skipped", "left out on purpose, with a reason"),
-    ("unproven", "the run stopped before, or its only check failed over another rule"),
+    ("unproven", "not looked at, or not in this dtype, or its only check failed over another rule"),
     ("n/a", "the backend or the dtype does not have what it is about"),
 )
 

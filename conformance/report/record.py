@@ -42,6 +42,7 @@ def make_report(asked: Request, results: Sequence[Result], partial: bool = False
         "backend_version": str(asked.module.VERSION),
         "device": asked.device or next(iter(asked.module.devices()), None),
         "dtypes": list(asked.dtypes),
+        "mostly": asked.mostly,  # the dtype of most checks, where the others are hardly looked at
         "mergers": [merger for merger in MERGERS if any(check.room == merger for check in asked.checks)],
         "versions": {
             "tokenmerge": _version("tokenmerge"),
@@ -55,7 +56,7 @@ def make_report(asked: Request, results: Sequence[Result], partial: bool = False
         "seed": asked.seed,
         "partial": partial,
         "verdict": word,
-        "checks": {"planned": len(asked.checks) * len(asked.dtypes), **{each: status[each] for each in STATUSES}},
+        "checks": {"planned": len(list(asked.pairs())), **{each: status[each] for each in STATUSES}},
         "verdicts": {each: sum(rule["verdict"] == each for rule in of_rules) for each in VERDICTS},
         "examples": sum(result.examples for result in results),
         "rules": of_rules,

@@ -10,7 +10,7 @@ from typing import Any
 from tokenmerge.conformance.runner import Result
 
 # In the order in which they are counted. A rule is unproven if no check of it passed, and none that failed blames it:
-# the run was stopped early, or the one check of it fails over something else.
+# the run was stopped early, a quick look took it in another dtype, or the one check of it fails over something else.
 VERDICTS = ("green", "red", "unproven", "skipped", "n/a")
 
 

@@ -54,7 +54,10 @@ _OTHER = {"unproven": "unproven", "skipped": "skipped", "n/a": "not applicable"}
 
 
 def not_checked(report: dict[str, Any]) -> list[tuple[str, list[str]]]:
-    """What was left out and why: a title and its lines, for skipped checks and for those that apply in no dtype."""
+    """What was left out and why: a title and its lines.
+
+    That is the dtypes that a quick look hardly looks at, skipped checks, and those that apply in no dtype.
+    """
     skipped: dict[str, dict[str, list[str]]] = {}
     for result in report["results"]:
         if result["status"] == "skipped":
@@ -62,7 +65,10 @@ def not_checked(report: dict[str, Any]) -> list[tuple[str, list[str]]]:
     missing: dict[str, list[str]] = {}
     for check, reason in _not_applicable(report).items():
         missing.setdefault(reason, []).append(check)
+    others = [dtype for dtype in report["dtypes"] if dtype != report.get("mostly")]
+    quick = f"most checks ran only in {report.get('mostly')}; `--dtype` runs all of them in others, too"
     lines = {
+        "Quick": [f"{quick}: {', '.join(others)}"] if report.get("mostly") and others else [],
         "Skipped": [f"{reason}: {_checks(checks, report['dtypes'])}" for reason, checks in skipped.items()],
         "Not applicable": [f"{reason}: {', '.join(checks)}" for reason, checks in missing.items()],
     }
@@ -78,7 +84,7 @@ def _not_applicable(report: dict[str, Any]) -> dict[str, str]:
     return {
         check: next((reason for reason in found if not reason.startswith("only in ")), found[0])
         for check, found in reasons.items()
-        if all(found) and len(found) == len(report["dtypes"])
+        if all(found) and (len(found) == len(report["dtypes"]) or not report["partial"])
     }
 
 

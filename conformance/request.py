@@ -52,9 +52,14 @@ class Request:
         """Every dtype and check of it, in the order in which they run."""
         for dtype in self.dtypes:
             for check in self.checks:
-                # a check that is for one dtype alone says itself that it does not apply in the others
-                if self.mostly in (None, dtype) or check.everywhere or check.dtype is not None:
+                if not self.left_out(dtype, check):
                     yield dtype, check
+
+    def left_out(self, dtype: str, check: Check) -> bool:
+        """Whether a quick look takes the check in another dtype only; not if it does not apply, which costs nothing."""
+        if self.mostly in (None, dtype) or check.everywhere or check.dtype is not None:
+            return False
+        return check.applies(Subject(self.backend, self.module, dtype, self.device)) is None
 
     def run(self, dtype: str, check: Check, level: str | None = None) -> Result:
         """Run one check, unless it does not apply or is skipped."""

@@ -7,6 +7,7 @@ from html import escape
 from typing import Any
 
 from tokenmerge.conformance.checks import check
+from tokenmerge.conformance.report.prose import prose
 
 Report = dict[str, Any]
 TIERS = tuple(check.TIERS.values())
@@ -42,7 +43,7 @@ def _group(report: Report, results: list[dict[str, Any]], *, several: bool, open
     broken = list(dict.fromkeys(rule for result in results for rule in result["broken"]))
     ids = " ".join(escape(rule) for rule in broken)
     quotes = "".join(
-        f'<p><a class="id" href="#{escape(rule)}">{escape(rule)}</a> {escape(sentences.get(rule, ""))}</p>'
+        f'<p><a class="id" href="#{escape(rule)}">{escape(rule)}</a> {prose(sentences.get(rule, ""))}</p>'
         for rule in broken
     )
     rest = "".join(

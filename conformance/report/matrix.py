@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
+from tokenmerge.conformance.report.prose import prose
 from tokenmerge.conformance.report.words import share
 
 Report = dict[str, Any]
@@ -96,13 +97,15 @@ def _rule(rule: dict[str, Any]) -> str:
     checks = escape(", ".join(rule["checks"]))
     return (
         f'<th scope="row" role="rowheader" class="rule" title="{checks}"><span class="id">{rule["id"]}</span>{tiers}'
-        f'<span class="sentence">{escape(rule["sentence"])}</span></th>'
+        f'<span class="sentence">{prose(rule["sentence"])}</span></th>'
     )
 
 
 def _cell(rule: dict[str, Any] | None, report: Report, dtype: str, several: bool) -> str:
     label = f"{report['backend']} {_short(dtype)}" if several else dtype
-    head = f'<span class="label" aria-hidden="true">{escape(label)}</span>'
+    # on a phone the name of a module is broken where it has joints
+    broken = escape(label).replace("_", "_<wbr>").replace(".", ".<wbr>")
+    head = f'<span class="label" aria-hidden="true">{broken}</span>'
     first = " first" if several and dtype == report["dtypes"][0] else ""
     if rule is None:
         return f'<td role="cell" class="absent{first}">{head}<span class="hidden">not asked for</span></td>'

@@ -11,6 +11,7 @@ from typing import Any
 from tokenmerge.conformance.checks.check import MERGERS
 from tokenmerge.conformance.report.failures import failures
 from tokenmerge.conformance.report.matrix import families, family_name, matrix, verdict_in
+from tokenmerge.conformance.report.prose import prose
 from tokenmerge.conformance.report.verdicts import VERDICTS
 from tokenmerge.conformance.report.words import not_checked
 
@@ -143,7 +144,7 @@ def _left_out(reports: Sequence[Report]) -> str:
         for title, lines in not_checked(report):
             name = f" · {report['backend']}" if len(reports) > 1 else ""
             items = "".join(
-                f"<li>{escape(reason)}: <span class=ids>{escape(checks)}</span></li>"
+                f"<li>{prose(reason)}: <span class=ids>{escape(checks)}</span></li>"
                 for reason, _, checks in (line.rpartition(": ") for line in lines)
             )
             found.append(f"<h3>{title}{escape(name)}</h3><ul>{items}</ul>")

@@ -66,7 +66,7 @@ def make_report(asked: Request, results: Sequence[Result], partial: bool = False
 
 def _rule(rule: str, asked: Request, results: Sequence[Result]) -> dict[str, Any]:
     own = [check for check in asked.checks if rule in check.rules]
-    by_dtype = {dtype: verdict(rule, [result for result in results if result.dtype == dtype]) for dtype in asked.dtypes}
+    by_dtype = {dtype: verdict(rule, _about(rule, dtype, asked, results)) for dtype in asked.dtypes}
     return {
         "id": rule,
         "sentence": rules()[rule],
@@ -75,6 +75,14 @@ def _rule(rule: str, asked: Request, results: Sequence[Result]) -> dict[str, Any
         **verdict(rule, results),
         "dtypes": by_dtype,
     }
+
+
+def _about(rule: str, dtype: str, asked: Request, results: Sequence[Result]) -> list[Result]:
+    """The results in a dtype. Where it was hardly looked at, a check proves only those of its rules that it met."""
+    own = [each for each in results if each.dtype == dtype]
+    if not any(asked.left_out(dtype, check) for check in asked.checks if rule in check.rules):
+        return own
+    return [each for each in own if each.status == "failed" or rule in each.budgets or rule not in each.rules]
 
 
 def _result(result: Result) -> dict[str, Any]:

@@ -84,7 +84,7 @@ def _not_applicable(report: dict[str, Any]) -> dict[str, str]:
     return {
         check: next((reason for reason in found if not reason.startswith("only in ")), found[0])
         for check, found in reasons.items()
-        if all(found) and (len(found) == len(report["dtypes"]) or not report["partial"])
+        if all(found) and len(found) == len(report["dtypes"])
     }
 
 

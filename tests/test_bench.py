@@ -114,15 +114,6 @@ def test_an_unknown_operation_is_one_sentence() -> None:
     assert result.exit_code == 2 and "bench: operation must be one of" in result.output
 
 
-def test_selection_is_the_start_of_the_sort() -> None:
-    """Where a row is long a selection takes the place of the sort; ties and signed zeros included."""
-    from tokenmerge.backends.torch.ties import LONG, descending, first_largest
-
-    values = torch.from_numpy(np.random.default_rng(0).integers(-3, 3, (2, 2 * LONG)).astype(np.float32))
-    values = torch.where(values == -1, -0.0, values)
-    assert torch.equal(first_largest(values, LONG // 4), descending(values)[:, : LONG // 4])
-
-
 @pytest.mark.parametrize("most", [1, 100, 2**22])
 def test_blocks_decide_as_the_whole_matrix(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
     from tokenmerge.backends.torch import matching, tome

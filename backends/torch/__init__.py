@@ -76,6 +76,11 @@ def compile(function: Callable[..., Any]) -> Callable[..., Any]:
     return torch.compile(function, fullgraph=True)
 
 
+def vmap(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function` over one more leading axis of every argument."""
+    return torch.vmap(function)
+
+
 __all__ = [
     "ATS",
     "DTYPES",
@@ -106,4 +111,5 @@ __all__ = [
     "pooling",
     "to_numpy",
     "tome",
+    "vmap",
 ]

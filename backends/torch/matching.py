@@ -7,12 +7,13 @@ import torch
 from tokenmerge.backends.torch import kernels
 from tokenmerge.backends.torch.plan import gather_rows
 from tokenmerge.backends.torch.precision import matmul
-from tokenmerge.backends.torch.ties import first_largest, first_max
+from tokenmerge.backends.torch.ties import descending, first_max, first_place, largest
 
 Tensor = torch.Tensor
 
-MOST = 2**22  # similarities in memory at once
+MOST = 2**21  # similarities in memory at once
 CHUNK = 64  # partners that are searched together
+FEW = 2**17  # similarities of merged rows, of which no chunks need be made
 
 
 def nearest(a: Tensor, b: Tensor, begin: Tensor | None = None, end: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -65,28 +66,33 @@ def best_pairs(
         mergeable: `(B,L)` and `(B,M)` bool, rows of `a` that come after all others, and rows of `b` that can be meant.
 
     Returns:
-        The rows of `a`, best first, and the row of `b` for each, `(B,count)`; and the similarities `(B,L)`.
+        The rows of `a`, best first if there is `mergeable`, and the row of `b` for each, `(B,count)`; and the
+        similarities `(B,L)`.
     """
     (samples, length, _), partners = a.shape, b.shape[1]
     allowed_a, allowed_b = mergeable or (None, None)
     if not _fits(samples, length, partners):
         best, target = _searched(a, b, allowed_b)
         best = best if allowed_a is None else best.masked_fill(~allowed_a, -torch.inf)
-        sources = first_largest(best, count)
+        sources = largest(best, count) if mergeable is None else descending(best)[:, :count]
         return sources, target.gather(1, sources), best
-    chunks = _chunks(a, b, allowed_b)
+    chunks = _chunks(a, b, allowed_b, _together(samples) * count * partners > FEW)
     maxima = chunks.amax(dim=-1)
-    best = maxima.amax(dim=-1)
+    best = maxima.amax(dim=-1) if maxima.shape[-1] > 1 else maxima[..., 0]
     best = best if allowed_a is None else best.masked_fill(~allowed_a, -torch.inf)
-    sources = first_largest(best, count)
+    sources = largest(best, count) if mergeable is None else descending(best)[:, :count]
     # only these rows are searched for where the maximum is: that costs more than the maximum
-    place = first_max(gather_rows(maxima, sources))[1]
-    return sources, _inside(chunks, sources, place), best
+    return sources, _found(chunks, maxima, sources), best
 
 
 def _fits(samples: int, length: int, partners: int) -> bool:
-    """Whether the similarities may be in memory at once. A compiled or exported graph serves any number of samples."""
-    return (1 if torch.compiler.is_compiling() else samples) * length * partners <= MOST
+    """Whether the similarities may be in memory at once."""
+    return _together(samples) * length * partners <= MOST
+
+
+def _together(samples: int) -> int:
+    """The number of samples, where a choice may depend on it: a compiled or exported graph serves any number."""
+    return 1 if torch.compiler.is_compiling() else samples
 
 
 def _nearest(a: Tensor, b: Tensor, allowed: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -96,10 +102,10 @@ def _nearest(a: Tensor, b: Tensor, allowed: Tensor | None) -> tuple[Tensor, Tens
     return best, _inside(chunks, torch.arange(a.shape[1], device=a.device).expand_as(place), place)
 
 
-def _chunks(a: Tensor, b: Tensor, allowed: Tensor | None) -> Tensor:
-    """Similarities `(B,L,chunks,width)`, -inf where there is no partner."""
+def _chunks(a: Tensor, b: Tensor, allowed: Tensor | None, several: bool = True) -> Tensor:
+    """Similarities `(B,L,chunks,width)`, -inf where there is no partner; one chunk unless there are to be several."""
     partners = b.shape[1]
-    width = CHUNK if partners > 2 * CHUNK else partners
+    width = CHUNK if several and partners > 2 * CHUNK else partners
     missing = -partners % width
     if missing:
         b = torch.nn.functional.pad(b, (0, 0, 0, missing))
@@ -112,7 +118,14 @@ def _chunks(a: Tensor, b: Tensor, allowed: Tensor | None) -> Tensor:
     return similarity.unflatten(-1, (-1, width))
 
 
+def _found(chunks: Tensor, maxima: Tensor, rows: Tensor) -> Tensor:
+    """Index of the first maximum of `rows (B,R)`, given the maxima of all chunks."""
+    if maxima.shape[-1] == 1:
+        return first_place(gather_rows(chunks.flatten(2), rows))
+    return _inside(chunks, rows, first_place(gather_rows(maxima, rows)))
+
+
 def _inside(chunks: Tensor, rows: Tensor, place: Tensor) -> Tensor:
     """Index of the first maximum of `rows (B,R)`, which lies in chunk `place (B,R)`."""
     number, width = chunks.shape[2:]
-    return place * width + first_max(gather_rows(chunks.flatten(1, 2), rows * number + place))[1]
+    return place * width + first_place(gather_rows(chunks.flatten(1, 2), rows * number + place))

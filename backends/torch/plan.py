@@ -14,13 +14,15 @@ import torch
 from torch.utils import _pytree as pytree
 
 from tokenmerge.backends.torch import kernels
-from tokenmerge.backends.torch.precision import matmul, safe_divide, working_dtype
-from tokenmerge.backends.torch.segments import sum_rows
+from tokenmerge.backends.torch.precision import matmul, reads_at_once, safe_divide, working_dtype
+from tokenmerge.backends.torch.segments import mean_rows, sum_rows
 from tokenmerge.spec.arguments import check_composable
 from tokenmerge.spec.calls import Calls
 
 Tensor = torch.Tensor
 check = Calls(torch.Tensor)
+
+TINY = 2.0**-100  # a column of a dense plan that adds up to less
 
 
 class Plan:
@@ -150,14 +152,15 @@ class PartitionPlan(Plan):
         sizes = self._check_merge(x, size)
         if kernels.usable(x):
             return kernels.merge(x, sizes, self.assignment, self.num_tokens_out)
-        place = self._place()
-        total = self._sum_sizes(sizes, place)
-        # a token alone in its slot has weight exactly 1 and comes through unchanged, to the last bit
-        weights = self._shares(sizes, total, place)
-        b, n, c = x.shape
-        values = x.to(weights.dtype).reshape(b * n, c)
-        merged = sum_rows(values, weights.reshape(-1), place, b * self.num_tokens_out)
-        return merged.reshape(b, self.num_tokens_out, c).to(x.dtype), total
+        (b, _, c), p, place = x.shape, self.num_tokens_out, self._place()
+        values = x.to(sizes.dtype).flatten(0, 1)
+        if reads_at_once(x) and reads_at_once(sizes):
+            merged, total = mean_rows(values, sizes.flatten(), place, b * p)
+        else:
+            total = self._sum_sizes(sizes, place)
+            # a token alone in its slot has weight exactly 1 and comes through unchanged, to the last bit
+            merged = sum_rows(values, self._shares(sizes, total, place).flatten(), place, b * p)
+        return merged.reshape(b, p, c).to(x.dtype), total.reshape(b, p)
 
     def unmerge(self, y: Tensor) -> Tensor:
         self._check_unmerge(y)
@@ -298,7 +301,17 @@ class DensePlan(Plan):
 
     def merge_size(self, size: Tensor | None = None) -> Tensor:
         size = self._sizes(size, working_dtype(self.weights) if size is None else torch.float32)
-        return matmul(self.share().transpose(1, 2), size[:, :, None])[:, :, 0].to(size.dtype)
+        if not (reads_at_once(self.weights) and reads_at_once(size)):
+            return matmul(self.share().transpose(1, 2), size[:, :, None])[:, :, 0].to(size.dtype)
+        # `W (size / sum_p W)` is the same without a second matrix, unless the division overflows
+        w = self.weights.to(torch.promote_types(self.weights.dtype, size.dtype))
+        whole = w.sum(dim=1)
+        tiny = whole < TINY
+        total = matmul(w, torch.where(tiny, 0, size / whole)[:, :, None])
+        if tiny.any():
+            share = safe_divide(torch.where(tiny[:, None, :], w, 0), whole[:, None, :])
+            total = total + matmul(share, size[:, :, None])
+        return total[:, :, 0].to(size.dtype)
 
     def unmerge(self, y: Tensor) -> Tensor:
         self._check_unmerge(y)

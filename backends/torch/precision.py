@@ -74,3 +74,16 @@ def is_recorded(*tensors: Tensor) -> bool:
     if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
         return True
     return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+
+
+def reads_at_once(tensor: Tensor) -> bool:
+    """Whether a number of the tensor can be looked at: it is on the CPU, so nothing waits, and nobody records.
+
+    What such a look decides is how something is computed, never what comes out, to the last bit.
+    """
+    return (
+        type(tensor) is Tensor
+        and tensor.device.type == "cpu"
+        and not is_recorded(tensor)
+        and torch._C._len_torch_dispatch_stack() == 0
+    )

@@ -1,4 +1,4 @@
-"""Weighted sums of the rows that go to the same place."""
+"""Means and weighted sums of the rows that go to the same place."""
 
 from __future__ import annotations
 
@@ -9,6 +9,32 @@ import torch
 from tokenmerge.backends.torch.precision import is_recorded
 
 Tensor = torch.Tensor
+
+
+def mean_rows(values: Tensor, size: Tensor, place: Tensor, places: int) -> tuple[Tensor, Tensor]:
+    """Mean weighted by `size`, and the total size, of the rows of every place: `(places,C)` and `(places,)`.
+
+    Where sizes add up to zero every row counts alike. For numbers on the CPU (`reads_at_once`), with the bits that
+    `sum_rows` gives.
+
+    Args:
+        values: `(R,C)`; size: `(R,)` in the same dtype, float32 at least.
+        place: `(R,)` integer in `0..places`; what goes to `places` is dropped.
+
+    >>> mean_rows(torch.tensor([[1.0], [4.0], [5.0]]), torch.tensor([2.0, 1.0, 1.0]), torch.tensor([0, 0, 1]), 2)
+    (tensor([[2.],
+            [5.]]), tensor([3., 1.]))
+    """
+    total = size.new_zeros(places + 1).index_add_(0, place, size)
+    ordered, order = place.sort(stable=True)
+    count = torch.bincount(ordered, minlength=places + 1)
+    size, whole = size.index_select(0, order), total.index_select(0, ordered)
+    if not whole.all():
+        empty = whole == 0
+        size, whole = torch.where(empty, 1, size), torch.where(empty, count.index_select(0, ordered), whole)
+    first = count.cumsum(0) - count
+    means = torch.nn.functional.embedding_bag(order, values, first, mode="sum", per_sample_weights=size / whole)
+    return means[:-1], total[:-1]
 
 
 def sum_rows(values: Tensor, weights: Tensor, place: Tensor, places: int) -> Tensor:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import torch
 
-Tensor = torch.Tensor
+from tokenmerge.backends.torch.precision import reads_at_once
 
-LONG = 1024  # entries of a row from which a selection is faster than a sort
+Tensor = torch.Tensor
 
 
 def first_max(values: Tensor) -> tuple[Tensor, Tensor]:
@@ -19,7 +19,7 @@ def first_max(values: Tensor) -> tuple[Tensor, Tensor]:
     >>> first_max(torch.tensor([1.0, 3.0, 3.0]))
     (tensor(3.), tensor(1))
     """
-    if values.device.type == "cpu" and not torch.compiler.is_compiling():
+    if reads_at_once(values):
         return values.amax(dim=-1), values.argmax(dim=-1)  # this kernel keeps the promise
     n = values.shape[-1]
     best = values.amax(dim=-1, keepdim=True)
@@ -29,30 +29,38 @@ def first_max(values: Tensor) -> tuple[Tensor, Tensor]:
     return best.squeeze(-1), index.long()
 
 
+def first_place(values: Tensor) -> Tensor:
+    """The lowest index that reaches the largest entry along the last axis, see `first_max`.
+
+    >>> first_place(torch.tensor([1.0, 3.0, 3.0]))
+    tensor(1)
+    """
+    return values.argmax(dim=-1) if reads_at_once(values) else first_max(values)[1]
+
+
 def descending(values: Tensor) -> Tensor:
     """The permutation that sorts `(B,N)` along the last axis, largest first.
 
     >>> descending(torch.tensor([[0.0, 2.0, -0.0, 2.0]]))
     tensor([[1, 3, 0, 2]])
     """
-    # radix sorts can tell 0 from -0
-    return torch.argsort(torch.where(values == 0, 0, values), dim=-1, descending=True, stable=True)
+    if not reads_at_once(values):  # the sort of the CPU compares; radix sorts can tell 0 from -0
+        values = torch.where(values == 0, 0, values)
+    return torch.argsort(values, dim=-1, descending=True, stable=True)
 
 
-def first_largest(values: Tensor, count: int) -> Tensor:
-    """The first `count` of `descending(values)`, `(B,count)`; no entry may be NaN.
+def largest(values: Tensor, count: int) -> Tensor:
+    """The first `count` of `descending(values)`, `(B,count)`, in some order; no entry may be NaN.
 
-    >>> first_largest(torch.tensor([[0.0, 2.0, -0.0, 2.0]]), 3)
-    tensor([[1, 3, 0]])
+    >>> largest(torch.tensor([[0.0, 2.0, -0.0, 1.0]]), 3).sort().values
+    tensor([[0, 1, 3]])
     """
     n = values.shape[-1]
-    if values.dtype != torch.float32 or n < LONG or 4 * count > n:
-        return descending(values)[:, :count]
-    # a selection, of keys that have no ties: the number, as an integer that orders like it, above the index from behind
-    bits = torch.where(values == 0, 0, values).view(torch.int32)
-    ordered = bits ^ ((bits >> 31) & 0x7FFFFFFF)
-    backwards = torch.arange(n - 1, -1, -1, device=values.device)
-    return ((ordered.long() << 32) + backwards).topk(count, dim=-1).indices
+    if reads_at_once(values) and 0 < count < n:
+        top, index = values.topk(count + 1, dim=-1)  # which is faster than a sort, and takes any of several equals
+        if (top[:, count - 1] > top[:, count]).all():
+            return index[:, :count]
+    return descending(values)[:, :count]
 
 
 def true_first(flags: Tensor) -> Tensor:

@@ -12,13 +12,15 @@ from tokenmerge.backends.torch import kernels
 from tokenmerge.backends.torch.matching import best_pairs, nearest
 from tokenmerge.backends.torch.merger import Merger
 from tokenmerge.backends.torch.plan import PartitionPlan, check, gather_rows
-from tokenmerge.backends.torch.precision import working_dtype
+from tokenmerge.backends.torch.precision import reads_at_once, working_dtype
 from tokenmerge.backends.torch.ties import descending, inverse, true_first
 from tokenmerge.spec import arguments
 from tokenmerge.spec.merged import Merged
 from tokenmerge.spec.schedule import kth_tokens_out, kth_width, tokens_removed
 
 Tensor = torch.Tensor
+
+SMALL, LARGE = 2.0**-40, 2.0**50  # entries whose squares add up in float32; others are scaled first
 
 
 def draw_permutation(
@@ -34,14 +36,19 @@ def draw_permutation(
 
 def normalize(metric: Tensor) -> Tensor:
     """`metric / ||metric||` per token `(B,N,D)`, in working precision; zero where there is no direction."""
-    m = metric.to(working_dtype(metric))
-    if m.shape[-1] == 0:
+    m = metric.to(working_dtype(metric)).contiguous()
+    if m.numel() == 0:
         return m
+    if reads_at_once(m):
+        norm = torch.linalg.vector_norm(m, dim=-1, keepdim=True)
+        least, most = norm.aminmax()
+        if least.item() >= SMALL * m.shape[-1] ** 0.5 and most.item() <= LARGE:
+            return m * norm.reciprocal()
     # neither |m| nor the infinity norm: both take longer
     largest = torch.maximum(m.amax(dim=-1, keepdim=True), -m.amin(dim=-1, keepdim=True))
-    scale = torch.where(largest == 0, 1, torch.where(largest < torch.inf, largest, torch.nan))
-    m = m / scale  # keeps the squares in range
-    m = m / torch.where(largest == 0, 1, torch.linalg.vector_norm(m, dim=-1, keepdim=True))
+    ordinary = (largest >= SMALL) & (largest <= LARGE)
+    m = m / torch.where(ordinary, 1, torch.where(largest < torch.inf, largest, torch.nan))
+    m = m * torch.linalg.vector_norm(m, dim=-1, keepdim=True).reciprocal()
     return m.nan_to_num(nan=0.0)  # nothing else makes a NaN than a vector without a direction; faster than a choice
 
 
@@ -125,26 +132,30 @@ def _bipartite(m: Tensor, count: Tensor | None, r: int, protected: int, order: s
     sources, target, best = best_pairs(m[:, set_a], m[:, set_b], most_removed, mergeable)
     removed: Tensor | int = most_removed
     chosen = None
-    if count is not None:
+    kept = torch.ones_like(best, dtype=torch.int64)
+    if mergeable is None:
+        kept = kept.scatter(1, sources, 0)
+    else:
         removed = ((count - protected) // 2).clamp(0, most_removed)
         chosen = torch.arange(most_removed, device=m.device) < removed
-    merged = torch.zeros_like(best, dtype=torch.bool).scatter(1, sources, True if chosen is None else chosen)
+        kept = kept.scatter(1, sources, (~chosen).long()) * mergeable[0]
 
     slots = sources.new_empty((b, n))
     if order == "positional":
-        survives = torch.ones_like(slots, dtype=torch.bool)
-        survives[:, set_a] = ~merged
+        survives = torch.ones_like(slots)
+        survives[:, set_a] = kept if mergeable is None else kept + ~mergeable[0]
         slots = torch.cumsum(survives, dim=1) - 1
-        slots_a, slots_b = slots[:, set_a], slots[:, set_b]
+        slots_a = slots[:, set_a]
+        into = slots[:, set_b].gather(1, target)
     else:
-        unmerged = ~merged if mergeable is None else mergeable[0] & ~merged
-        nth = inverse(descending(best)) - removed if order == "score" else torch.cumsum(unmerged, dim=1) - 1
-        in_front = len(position_a) - removed if mergeable is None else unmerged.sum(dim=1, keepdim=True)
-        slots_a = protected + nth
-        slots_b = (protected + in_front + torch.arange(len(position_b), device=m.device)).expand(b, -1)
+        in_front = len(position_a) - removed if mergeable is None else kept.sum(dim=1, keepdim=True)
+        if order == "score":
+            slots_a = inverse(descending(best)) + (protected - removed)
+        else:
+            slots_a = torch.cumsum(kept, dim=1) + (protected - 1)
+        into = target + (protected + in_front)
         slots[:, :protected] = position[:protected]
-        slots[:, set_b] = slots_b
-    into = slots_b.gather(1, target)
+        slots[:, set_b] = position[: len(position_b)] + (protected + in_front)
     if chosen is not None:
         into = torch.where(chosen, into, slots_a.gather(1, sources))
     slots[:, set_a] = slots_a.scatter(1, sources, into)

@@ -1,0 +1,101 @@
+"""What PyTorch on the CPU does another way when numbers allow it: the same results, to the last bit.
+
+The other way is the one for GPUs without Triton and for compilers; here it is taken by saying that nothing can be read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from tokenmerge import get_merger  # noqa: E402
+from tokenmerge.backends.torch import matching, plan, ties, tome  # noqa: E402
+
+MODULES = (matching, plan, ties, tome)
+
+
+def blind(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From here on no number may be looked at."""
+    for module in MODULES:
+        if hasattr(module, "reads_at_once"):
+            monkeypatch.setattr(module, "reads_at_once", lambda tensor: False)
+
+
+def both(monkeypatch: pytest.MonkeyPatch, function: Callable[[], Any]) -> tuple[Any, Any]:
+    """The result with the short cuts, and without."""
+    quick = function()
+    with monkeypatch.context() as without:
+        blind(without)
+        return quick, function()
+
+
+def random(*shape: int, seed: int = 0) -> Any:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def same(a: Any, b: Any) -> bool:
+    return bool(torch.equal(a.isnan(), b.isnan())) and bool(torch.equal(a.nan_to_num(nan=0), b.nan_to_num(nan=0)))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_a_neighbour_that_must_be_scaled_changes_no_bit_of_the_others(dtype: Any) -> None:
+    metric = random(3, 40, 64).to(dtype)
+    odd = metric.clone()
+    odd[0, 3], odd[0, 5, 2], odd[1, 7], odd[1, 8] = 0, torch.nan, odd[1, 7] * 2.0**-90, odd[1, 8] * 2.0**90
+    usual, unusual = tome.normalize(metric), tome.normalize(odd)
+    assert same(unusual[2], usual[2]) and same(unusual[1, :7], usual[1, :7])
+    assert not unusual[0, 3].any() and not unusual[0, 5].any()
+    # a power of two changes the length and no direction
+    assert torch.equal(unusual[1, 7:9].sign(), usual[1, 7:9].sign())
+    length = torch.linalg.vector_norm(unusual[1].double(), dim=-1)
+    assert torch.equal(length.to(torch.float16), torch.ones(40, dtype=torch.float16))
+
+
+@pytest.mark.parametrize("scale", [0.0, 2.0**-60, 1.0, 2.0**60])
+@pytest.mark.parametrize("options", [{}, {"order": "score"}, {"order": "positional"}, {"matching": "kth", "k": 3}])
+def test_a_merge_is_the_same_with_and_without(
+    options: dict[str, Any], scale: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rate = {} if "k" in options else {"r": 60}
+    merger = get_merger("tome", backend="torch", protected=1, **rate, **options)
+    x, size = random(2, 301, 12, seed=1), torch.randint(0, 3, (2, 301), generator=torch.Generator().manual_seed(2))
+    metric = random(2, 301, 16, seed=3) * torch.where(torch.arange(301) % 50 == 7, scale, 1.0)[:, None]
+    quick, slow = both(monkeypatch, lambda: merger(x, metric=metric, size=size.float()))
+    assert torch.equal(quick.plan.assignment, slow.plan.assignment)
+    assert same(quick.tokens, slow.tokens) and same(quick.size, slow.size)
+
+
+def test_dropped_tokens_and_weightless_groups(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = plan.PartitionPlan(torch.tensor([[0, -1, 0, 2, 2, -1], [1, 1, 1, -1, 0, 0]]), 4)
+    x = random(2, 6, 5, seed=4)
+    x[0, 1] = torch.nan
+    size = torch.tensor([[0.0, 1.0, 0.0, 1.0, 3.0, 0.0], [2.0, -2.0, 0.0, 1.0, 1.0, 2.0]])
+    quick, slow = both(monkeypatch, lambda: made.merge_both(x, size))
+    assert same(quick[0], slow[0]) and same(quick[1], slow[1])
+    assert torch.equal(quick[0][0, 0], (x[0, 0] + x[0, 2]) / 2)
+
+
+@pytest.mark.parametrize("count", [1, 7, 39, 40])
+def test_the_largest_are_the_start_of_the_sort(count: int) -> None:
+    """Ties at the limit and elsewhere, and signed zeros."""
+    ties_everywhere = torch.randint(-3, 3, (5, 40), generator=torch.Generator().manual_seed(5)).float()
+    for values in (random(5, 40, seed=6), ties_everywhere, torch.where(ties_everywhere == -1, -0.0, ties_everywhere)):
+        got, want = ties.largest(values, count), ties.descending(values)[:, :count]
+        assert torch.equal(got.sort(dim=1).values, want.sort(dim=1).values)
+
+
+@pytest.mark.parametrize("shrunk", [1.0, 2.0**-110, 2.0**-149, 0.0])
+def test_sizes_of_a_dense_plan_whose_column_is_tiny(shrunk: float) -> None:
+    weights = torch.softmax(random(2, 3, 9, seed=7), dim=-1)
+    weights[1, :, 4] = torch.tensor([1.0, 2.0, 1.0]) * shrunk
+    size = torch.full((2, 9), 8.0)
+    total = plan.DensePlan(weights).merge_size(size)
+    alone = plan.DensePlan(weights[:1]).merge_size(size[:1])
+    assert torch.equal(total[0], alone[0])
+    rest = plan.DensePlan(weights[1:, :, [0, 1, 2, 3, 5, 6, 7, 8]].contiguous()).merge_size(size[1:, :8])[0]
+    given = (total[1] - rest).round()  # of the eighth, in eighths
+    assert given.tolist() == ([2.0, 4.0, 2.0] if shrunk else [0.0, 0.0, 0.0])

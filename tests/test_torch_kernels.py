@@ -34,9 +34,9 @@ def python(*arguments: str, interpret: bool = True, **variables: str) -> subproc
     return run
 
 
-def cases(**how: str | bool) -> str:
+def cases(file: str = "triton_cases.py", **how: str | bool) -> str:
     options = ("-q", "-p", "no:cacheprovider", "-p", "no:xdist", "--override-ini", "addopts=--import-mode=importlib")
-    return python("-m", "pytest", *options, str(HERE / "triton_cases.py"), **how).stdout  # type: ignore[arg-type]
+    return python("-m", "pytest", *options, str(HERE / file), **how).stdout  # type: ignore[arg-type]
 
 
 def conformance(*dtypes: str, device: str, interpret: bool) -> str:
@@ -107,10 +107,29 @@ program = compiled(merging.merge, "*bf16 *fp32" + shapes, WORK=tl.float32, BLOCK
 assert "div.rn.f32" in program and "atom" not in program
 """
 
+COMPILE_ATTENTION = """
+import torch
+
+from tokenmerge.backends.torch.kernels.attention import FORWARD, OF_KEYS, OF_QUERIES, PIECES
+from tokenmerge.backends.torch.kernels.device import attention
+
+def built(kernel, tile, pointers, others, **constants):
+    tile = dict(BLOCK_M=tile.queries, BLOCK_N=tile.keys, BLOCK_D=64, D=64, OPERAND=tl.bfloat16)
+    innermost = {name: 1 for name in kernel.arg_names if name.startswith("stride_") and name.endswith("d")}
+    strides = " i32" * (3 * len(innermost))
+    program = compiled(kernel, pointers + " i32 i32 i32" + others + strides, **tile, **innermost, **constants)
+    assert "wgmma" in program and "ex2.approx" in program and "tf32" not in program and "atom" not in program
+
+inputs, pieces = "*bf16 *bf16 *bf16 *fp32 *i1", PIECES[torch.bfloat16]
+built(attention.attention, FORWARD[2, 64], inputs + " *bf16 *fp32", " fp32", PIECES=pieces, RAISED=1.0)
+built(attention.of_queries, OF_QUERIES[2, 64], inputs + " *bf16 *fp32 *bf16 *fp32 *bf16", " fp32 fp32")
+built(attention.of_keys, OF_KEYS[2, 64], inputs + " *fp32 *bf16 *fp32 *bf16 *bf16", " fp32 fp32")
+"""
+
 
 @needs_triton
 def test_they_compile_for_a_gpu_that_is_not_here(tmp_path: Path) -> None:
-    python("-c", COMPILE, interpret=False, TRITON_CACHE_DIR=str(tmp_path))
+    python("-c", COMPILE + COMPILE_ATTENTION, interpret=False, TRITON_CACHE_DIR=str(tmp_path))
 
 
 # Where they are not
@@ -153,3 +172,16 @@ assert torch.export.export(Asks(), (torch.ones(2),)).module()(torch.ones(2)).tol
 assert torch.compile(Asks(), fullgraph=True, backend="eager")(torch.ones(2)).tolist() == [2, 2]
 """
     python("-c", program)
+
+
+# Attention
+
+
+@needs_triton
+def test_attention_under_the_interpreter() -> None:
+    assert " passed" in cases("triton_attention_cases.py")
+
+
+@pytest.mark.gpu
+def test_attention_on_a_gpu() -> None:
+    assert " passed" in cases("triton_attention_cases.py", interpret=False, TRITON_CASES_DEVICE="cuda")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from tokenmerge.backends.torch import kernels
 from tokenmerge.backends.torch.plan import check
 from tokenmerge.backends.torch.precision import matmul, safe_log, softmax, without_autocast, working_dtype
 
@@ -53,13 +54,16 @@ def attention(
     `dropout` is the rate at which attention weights are dropped, for training; 0 for none.
 
     PyTorch's fused attention does the work. With sizes it is given float32 at least: in bfloat16 the bias `log size`
-    itself would be rounded, by 1.6 % of a weight at size 197.
+    itself would be rounded, by 1.6 % of a weight at size 197. On a GPU a kernel of ours, which adds it in float32,
+    does it for half precision.
 
     >>> q, k, v = torch.ones(1, 1, 1, 1), torch.ones(1, 1, 2, 1), torch.tensor([[[[0.0], [3.0]]]])
     >>> attention(q, k, v, size=torch.tensor([[2.0, 1.0]])).round(decimals=6).tolist()
     [[[[1.0]]]]
     """
     check.sample("attention", "value", value, "H N d", **check.attention(query, key, size, mask))
+    if (size is not None or mask is not None) and dropout == 0 and kernels.attends(query, key, value, size):
+        return kernels.attention(query, key, value, size, mask, scale)
     dtype = query.dtype
     if size is not None or not dtype == key.dtype == value.dtype:
         work = working_dtype(query, key)
@@ -85,6 +89,19 @@ def _bias(size: Tensor | None, mask: Tensor | None, dtype: torch.dtype) -> tuple
     assert real is not None
     attended = real.any(dim=1, keepdim=True)
     used = real | ~attended
-    if size is None:
-        return used[:, None, None, :], attended
-    return torch.where(used, safe_log(torch.where(real, size, 1).to(dtype)), -torch.inf)[:, None, None, :], attended
+    if size is not None:
+        bias = torch.where(used, safe_log(torch.where(real, size, 1).to(dtype)), -torch.inf)
+    else:
+        bias = torch.where(used, 0, -torch.inf).to(dtype) if used.is_cuda else used
+    return _aligned(bias)[:, None, None, :], attended
+
+
+def _aligned(bias: Tensor) -> Tensor:
+    """On a GPU, the same numbers in rows whose length in memory is a multiple of 8.
+
+    PyTorch's kernel reads such rows where they are, for all heads and queries; other ones it copies for each of them.
+    """
+    n = bias.shape[1]
+    if bias.is_cuda and n % 8:
+        bias = torch.nn.functional.pad(bias, (0, -n % 8))[:, :n]
+    return bias

@@ -1,4 +1,4 @@
-"""Triton kernels for ToMe on a GPU (docs/tome.md): match, rank, place, merge; no `Na x Nb` matrix and no sort.
+"""Triton kernels for ToMe on a GPU (docs/tome.md): match, rank, place, merge, attend; no matrix of pairs and no sort.
 
 Everything else of the backend works without them. This package imports without Triton: the kernels proper, in
 `device/`, are imported when one first runs. Whoever has a tensor asks `usable(tensor)` and then calls
@@ -8,14 +8,17 @@ Everything else of the backend works without them. This package imports without 
     place       the place of every value in the ranking, without a sort
     slots       output slots of a bipartite matching
     merge       the size-weighted mean and the total size of every slot, in one pass over the tokens
+    attention   proportional attention in half precision, with the logarithm of the sizes in float32 (ask `attends`)
 
 They are operators of PyTorch (`torch.ops.tokenmerge`): they compile without a graph break, map over another axis
 (`torch.vmap`), wait for no device and so go into a CUDA graph, and use no atomics, so that a result is always the same.
-`merge` has a gradient. With `TRITON_INTERPRET=1` in the environment they run on the CPU, slowly, to be tested.
+`merge` and `attention` have gradients. With `TRITON_INTERPRET=1` in the environment they run on the CPU, slowly, to be
+tested.
 """
 
 from __future__ import annotations
 
+from tokenmerge.backends.torch.kernels.attention import attends, attention
 from tokenmerge.backends.torch.kernels.bipartite import bipartite
 from tokenmerge.backends.torch.kernels.matching import match
 from tokenmerge.backends.torch.kernels.merging import merge
@@ -23,4 +26,4 @@ from tokenmerge.backends.torch.kernels.placement import slots
 from tokenmerge.backends.torch.kernels.selection import place
 from tokenmerge.backends.torch.kernels.support import available, usable
 
-__all__ = ["available", "bipartite", "match", "merge", "place", "slots", "usable"]
+__all__ = ["attends", "attention", "available", "bipartite", "match", "merge", "place", "slots", "usable"]

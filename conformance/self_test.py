@@ -15,6 +15,7 @@ from rich.table import Table
 
 from tokenmerge.backends import available_backends
 from tokenmerge.conformance.checks import Check
+from tokenmerge.conformance.checks.check import MERGERS
 from tokenmerge.conformance.mutants import MUTANTS, Mutant
 from tokenmerge.conformance.runner import LEVELS, run_check, select
 from tokenmerge.conformance.subject import Mismatch, Subject
@@ -103,22 +104,26 @@ def _named(found: Kill) -> str:
     return f"{wrong}{names}{more}"
 
 
-def run_self_test(level: str = "ci", seed: int | None = None) -> int:
+def run_self_test(level: str = "ci", seed: int | None = None, mergers: tuple[str, ...] = ()) -> int:
     """Run the self-test and print its table.
 
     Args:
         level: how many examples, "quick", "ci" or "deep"; the demand is for "ci" and above.
         seed: of the examples; None for the same ones in every run.
+        mergers: only the mutants that show in one of these; none for all mutants.
 
     Returns:
         0 if every mutant was killed and its rule named, 1 otherwise.
 
     Raises:
-        ValueError: an unknown level.
+        ValueError: an unknown level or merger.
     """
     check_choice("conformance", "level", level, LEVELS)
+    for merger in mergers:
+        check_choice("conformance", "merger", merger, MERGERS)
     console = Console()
-    mutants, kills = _installed(), []
+    mutants = [mutant for mutant in _installed() if not mergers or set(mergers) & set(mutant.mergers)]
+    kills: list[Kill] = []
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("mutants", total=len(mutants))
@@ -127,7 +132,8 @@ def run_self_test(level: str = "ci", seed: int | None = None) -> int:
             kills.append(kill(mutant, level, seed))
             progress.advance(task)
     print_kill_table(console, kills)
-    missing = sorted({mutant.backend for mutant in MUTANTS.values()} - {each.mutant.backend for each in kills})
+    available = {mutant.backend for mutant in _installed()}
+    missing = sorted({mutant.backend for mutant in MUTANTS.values()} - available)
     for backend in missing:
         left_out = sum(mutant.backend == backend for mutant in MUTANTS.values())
         console.print(f"{left_out} mutants of {backend} left out: it is not installed", highlight=False)

@@ -301,6 +301,10 @@ def test_a_run_that_checks_nothing_is_no_success(tmp_path: Path) -> None:
         (["--list", "--merger", "tomé"], r"conformance: `merger` must be one of .*"),
         (["--list", "--self-test"], r"conformance: --list must be without --self-test"),
         (["--self-test", "--backend", "numpy"], r"conformance: --self-test must be without --backend"),
+        (["--self-test", "--dtype", "float16"], r"conformance: --self-test must be without --dtype"),
+        (["--self-test", "--merger", "foo"], r"conformance: `merger` must be one of .*, got 'foo'"),
+        (["--list", "--device", "cpu"], r"conformance: --list must be without --device"),
+        (["--list", "--seed", "0"], r"conformance: --list must be without --seed"),
     ],
 )
 def test_mistakes_are_told_before_anything_runs(
@@ -650,10 +654,10 @@ def test_list_names_every_rule_and_check_without_running_any() -> None:
 def test_self_test_is_run_as_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     given: list[Any] = []
     module = ModuleType("self_test")
-    monkeypatch.setattr(module, "run_self_test", lambda level, seed: given.append((level, seed)) or 7, raising=False)
+    monkeypatch.setattr(module, "run_self_test", lambda *asked: given.append(asked) or 7, raising=False)
     monkeypatch.setitem(sys.modules, "tokenmerge.conformance.self_test", module)
-    assert invoke("--self-test", "--level", "quick", "--seed", "3").exit_code == 7
-    assert given == [("quick", 3)]
+    assert invoke("--self-test", "--level", "quick", "--seed", "3", "--merger", "ltm,ats").exit_code == 7
+    assert given == [("quick", 3, ("ltm", "ats"))]
 
 
 def test_how_to_install_what_it_needs() -> None:

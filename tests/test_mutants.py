@@ -153,6 +153,14 @@ def test_self_test(
     assert said in capsys.readouterr().out
 
 
+def test_self_test_of_some_mergers(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    two = {name: MUTANTS[name] for name in ("ats-class-token-last", "ltm-not-smoothed")}
+    monkeypatch.setattr(self_test, "MUTANTS", two)
+    assert run_self_test("quick", mergers=("ats",)) == 0
+    out = capsys.readouterr().out
+    assert "ats-class-token-last" in out and "ltm-" not in out
+
+
 def test_self_test_refuses_an_unknown_level() -> None:
     with pytest.raises(ValueError, match="conformance: `level` must be one of 'quick', 'ci', 'deep', got 'slow'"):
         run_self_test("slow")

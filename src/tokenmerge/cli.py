@@ -163,7 +163,8 @@ def conformance(
     def names(option: str) -> tuple[str, ...]:
         return tuple(name.strip() for name in option.split(",") if name.strip())
 
-    given = {"--skips": skips, "--json": json, "--html": html, "--backend": backend or None}
+    given: dict[str, Any] = {"--skips": skips, "--json": json, "--html": html, "--backend": backend or None}
+    given |= {"--device": device or None, "--dtype": dtype or None, "--seed": seed if show else None}
     alone = "--list" if show else "--self-test" if self_test else ""
     extra = [name for name, value in given.items() if alone and value is not None]
     if extra or (show and self_test):
@@ -173,7 +174,7 @@ def conformance(
     if self_test:
         from tokenmerge.conformance.self_test import run_self_test
 
-        raise typer.Exit(run_self_test(level, seed))
+        raise typer.Exit(run_self_test(level, seed, names(merger)))
     if not backend:
         raise ValueError("conformance: --backend must be given (`tokenmerge backends` lists those that are known)")
     status = command.conformance(
@@ -260,6 +261,12 @@ def bench(
     network: Annotated[str, typer.Option(metavar="NAME", help="Of a whole network.")] = "vit_base_patch16_224",
     seconds: Annotated[float, typer.Option(help="For each comparison.")] = 2.0,
     threads: Annotated[int | None, typer.Option(help="Of PyTorch; else OMP_NUM_THREADS or all cores.")] = None,
+    graph: Annotated[
+        bool, typer.Option("--graph", help="Capture PyTorch's calls on a GPU in CUDA graphs: no time to launch.")
+    ] = False,
+    compiled: Annotated[
+        bool, typer.Option("--compile", help="Also ours through torch.compile, against ours without.")
+    ] = False,
     json: Annotated[Path | None, typer.Option(metavar="FILE", help="The rows, for machines.")] = None,
     plot: Annotated[Path | None, typer.Option(metavar="FILE", help="The rows as a picture.")] = None,
 ) -> None:
@@ -276,6 +283,8 @@ def bench(
             network,
             seconds,
             threads,
+            graph,
+            compiled,
             json,
             plot,
         )

@@ -188,6 +188,18 @@ def test_plans_are_moved_where_there_are_two_devices(backend: Callable[[str], st
     assert "odd" in two.module.SEEN
 
 
+def test_everything_is_given_on_the_device_that_was_asked_for(backend: Callable[[str], str]) -> None:
+    vmap = "import numpy as np\ndef vmap(f):\n    return lambda *a: np.stack([f(*one) for one in zip(*a)])\n"
+    name = backend("from tokenmerge.backends.numpy import *\n" + ODD_DEVICE + vmap)
+    asked = request(name, device="odd", level="quick")
+    for check in asked.checks:
+        asked.module.SEEN.clear()
+        found = asked.run("float32", check)
+        assert found.status in ("passed", "not applicable"), found.message
+        if not check.id.endswith(("-errors", "-moved")):  # one needs no device, one needs all
+            assert set(asked.module.SEEN) <= {"odd"}, check.id
+
+
 def test_a_check_does_not_apply_without_the_function_that_it_needs() -> None:
     asked = request("numpy", level="quick")
     module = ModuleType("objects_only")

@@ -17,7 +17,7 @@ from tokenmerge.conformance.verdict import within
 
 
 @check_each(
-    "compose", 3, "The plan of two layers is the product of their matrices.", "PLAN-5", needs="compose", share=0.5
+    "compose", 3, "The plan of two layers is the product of their matrices.", "PLAN-5", needs="compose", share=0.3
 )
 def compose(subject: Subject, data: Any, merger: str) -> None:
     module, dtype = subject.module, subject.dtype

@@ -105,6 +105,7 @@ def _turned(case: Case) -> Case:
     1,
     "A sample's plan and tokens do not depend on the other samples: a batch is its samples, one by one.",
     "CALL-4",
+    share=0.5,
 )
 def batch(subject: Subject, data: Any, merger: str) -> None:
     kind = "exact" if merger in ("tome", "ats") else "generic"

@@ -91,7 +91,8 @@ def vmapped(subject: Subject, data: Any, merger: str) -> None:
         arrays = give(case, module, subject.dtype, subject.device)
         seen = {name: to_numpy(module, array) for name, array in arrays.items()}
         made = make_merger(case, module, subject.device)
-        stacked = [module.from_numpy(np.stack([a, a]), case.in_dtype(n, subject.dtype)) for n, a in case.inputs.items()]
+        twice = replace(case, inputs={name: np.stack([array, array]) for name, array in case.inputs.items()})
+        stacked = give(twice, module, subject.dtype, subject.device).values()
         run = module.vmap(lambda *values: made(**dict(zip(names, values, strict=True))).tokens)
         got = to_numpy(module, run(*stacked))
         outcome = read(made(**arrays), seen, arrays.get("size"), module, subject.dtype)

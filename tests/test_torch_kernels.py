@@ -84,15 +84,21 @@ def compiled(kernel, types, **constants):
     source = ASTSource(kernel, {name: signature[name] for name in kernel.arg_names}, constants)
     return triton.compile(source, target=GPUTarget("cuda", 90, 32)).asm["ptx"]
 
-for bytes_, entry, work, name in [(2, tl.bfloat16, tl.float32, "bf16"), (4, tl.float32, tl.float32, "fp32")]:
-    a, b, d, _ = TILES[bytes_]
-    tiles = dict(BLOCK_A=a, BLOCK_B=b, BLOCK_D=d, stride_ad=1, stride_bd=1)
+for bytes_, entry, work, name, precision in [
+    (2, tl.bfloat16, tl.float32, "bf16", "ieee"), (4, tl.float32, tl.float32, "fp32", "tf32x3")
+]:
+    a, b, d, warps = TILES[bytes_]
+    tiles = dict(BLOCK_A=a, BLOCK_B=b, BLOCK_D=d, stride_ad=1, stride_bd=1, PRECISION=precision, RESCALED=True)
     pointers = f"*{name} *{name}" + " *fp32" * 4 + " *i64" * 3 + " *fp32 *i64"
     for splits in (1, 4):
         program = compiled(matching.match, pointers + " i32" * 12, WORK=work, OPERAND=entry, SPLITS=splits, **tiles)
-    assert "tf32" not in program
-    # bfloat16 by the matrix unit, which multiplies it exactly; float32 by fused multiply-adds
-    assert ("wgmma" in program) == (name == "bf16") and ("fma.rn.f32" in program) == (name == "fp32")
+        # by the matrix unit: bfloat16 exactly; float32 as three products of TF32, never as one
+        assert program.count("wgmma.mma_async") % 3 == 0 if name == "fp32" else "wgmma" in program
+        assert ("tf32" in program) == (name == "fp32")
+    found = dict.fromkeys(("scale_a_ptr", "inverse_a_ptr", "scale_b_ptr", "inverse_b_ptr"))
+    pointers, tiles = f"*{name} *{name}" + " *i64" * 3 + " *fp32 *i64", tiles | dict(BLOCK_D=64)
+    program = compiled(matching.match, pointers + " i32" * 12, WORK=work, OPERAND=entry, SPLITS=1, **found, **tiles)
+    assert "wgmma" in program
 
 compiled(matching.first_best, "*fp32 *i64 *fp32 *i64 *fp32 *i64" + " i32" * 4, WORK=tl.float32, BLOCK=128)
 compiled(
@@ -100,10 +106,14 @@ compiled(
 )
 compiled(selection.place, "*fp32 *i64 i32", BLOCK=32, OTHERS=128)
 compiled(placement.slots, "*i64 *i64 *i64 *i64" + " i32" * 4, ORDER="grouped", BLOCK=32, OTHERS=256)
+compiled(placement.arrange, "*fp32 *i64 *i64 *i64" + " i32" * 4, BY_SCORE=False, BLOCK=128, OTHERS=64)
 compiled(merging.group, "*i64 *i32 *i32 *i32 i32 i32", BLOCK=16, OTHERS=256)
 compiled(merging.bounds, "*i64 *i32 *i32 i32 i32", BLOCK=256)
 shapes = " *i32 *i32 *i32 *bf16 *fp32 *i32" + " i32" * 6
 program = compiled(merging.merge, "*bf16 *fp32" + shapes, WORK=tl.float32, BLOCK_P=8, BLOCK_C=128)
+assert "div.rn.f32" in program and "atom" not in program
+shapes = " *i64 *bf16 *fp32 *i32" + " i32" * 6
+program = compiled(merging.merge_short, "*bf16 *fp32" + shapes, WORK=tl.float32, BLOCK_P=8, BLOCK_C=128, BLOCK_N=256)
 assert "div.rn.f32" in program and "atom" not in program
 """
 

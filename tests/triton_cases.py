@@ -242,13 +242,25 @@ def test_merge_is_exact_where_arithmetic_is(c: int, dtype: str) -> None:
     assert same(kernels.merge(permuted, size, assignment.int(), p)[0], y)
 
 
-def test_it_makes_no_difference_whether_tokens_are_sorted_or_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_makes_no_difference_how_members_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Slot by slot, by comparing every token with every other, or by a sort."""
     assignment, p = groups()
     x = torch.randn(*assignment.shape, 7, generator=generator(27)).to(DEVICE)
     size = torch.rand(assignment.shape, generator=generator(28)).to(DEVICE)
-    compared = kernels.merge(x, size, assignment, p)
-    monkeypatch.setattr("tokenmerge.backends.torch.kernels.merging.LONG", 0)
-    assert all(same(*pair) for pair in zip(compared, kernels.merge(x, size, assignment, p), strict=True))
+    short = kernels.merge(x, size, assignment, p)
+    for limit in ("SHORT", "LONG"):
+        monkeypatch.setattr(f"tokenmerge.backends.torch.kernels.merging.{limit}", 0)
+        assert all(same(*pair) for pair in zip(short, kernels.merge(x, size, assignment, p), strict=True))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("order", ORDERS)
+def test_a_long_sample_is_planned_as_a_short_one(order: str, dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    metric, count = signs(3, 71, 16, seed=29, dtype=dtype), torch.tensor([[71], [5], [40]], device=DEVICE)
+    short = kernels.bipartite(metric, count, 20, 1, order)
+    for module in ("matching", "placement"):
+        monkeypatch.setattr(f"tokenmerge.backends.torch.kernels.{module}.SHORT", 0)
+    assert all(same(*pair) for pair in zip(short, kernels.bipartite(metric, count, 20, 1, order), strict=True))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

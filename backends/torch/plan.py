@@ -90,9 +90,14 @@ class Plan:
 
     def _sizes(self, size: Tensor | None, dtype: torch.dtype) -> Tensor:
         """The sizes, or ones, no coarser than `dtype`."""
+        if size is not None:
+            check.array("plan", "size", size, "B N", B=self._batch, N=self.num_tokens_in)
+        return self._as_fine(size, dtype)
+
+    def _as_fine(self, size: Tensor | None, dtype: torch.dtype) -> Tensor:
+        """`_sizes`, of sizes that are checked."""
         if size is None:
             return self._tensor.new_ones((self._batch, self.num_tokens_in), dtype=dtype)
-        check.array("plan", "size", size, "B N", B=self._batch, N=self.num_tokens_in)
         return size.to(torch.promote_types(dtype, size.dtype))
 
 
@@ -149,7 +154,12 @@ class PartitionPlan(Plan):
 
     def merge_both(self, x: Tensor, size: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """`merge(x, size)` and `merge_size(size)`, which have most of the work in common."""
-        sizes = self._check_merge(x, size)
+        self._check_merge(x, size)
+        return self.merge_checked(x, size)
+
+    def merge_checked(self, x: Tensor, size: Tensor | None) -> tuple[Tensor, Tensor]:
+        """`merge_both` for callers that have looked at the arguments themselves."""
+        sizes = self._as_fine(size, working_dtype(x))
         if kernels.usable(x):
             return kernels.merge(x, sizes, self.assignment, self.num_tokens_out)
         (b, _, c), p, place = x.shape, self.num_tokens_out, self._place()

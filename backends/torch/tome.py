@@ -133,7 +133,7 @@ def _bipartite(m: Tensor, count: Tensor | None, r: int, protected: int, order: s
     removed: Tensor | int = most_removed
     chosen = None
     kept = torch.ones_like(best, dtype=torch.int64)
-    if mergeable is None:
+    if count is None or mergeable is None:
         kept = kept.scatter(1, sources, 0)
     else:
         removed = ((count - protected) // 2).clamp(0, most_removed)
@@ -272,5 +272,5 @@ class ToMe(Merger):
         """Merge `x (B,N,C)` by the similarity of `metric (B,N,D)`, or of `x` itself."""
         check.tokens("tome", x, size, ("metric", metric, "N D"))
         made = self.plan(x if metric is None else metric, mask=mask, permutation=permutation)
-        tokens, size = made.merge_both(x, size)
+        tokens, size = made.merge_checked(x, size)
         return Merged(tokens, size, made.mask, made)

@@ -62,7 +62,7 @@ def attention(
     """
     scale = query.shape[3] ** -0.5 if scale is None else float(scale)
     size = None if size is None else size.detach()
-    if torch.is_grad_enabled() and any(map(_differentiated, (query, key, value))):
+    if torch.is_grad_enabled() and any(map(differentiated, (query, key, value))):
         return _Attention.apply(query, key, value, size, mask, scale)[0]
     return _attention(query, key, value, size, mask, scale)[0]
 
@@ -73,21 +73,21 @@ def attends(query: Tensor, key: Tensor, value: Tensor, size: Tensor | None) -> b
         return False
     if query.shape[3] > WIDEST or query.shape[3] != value.shape[3]:
         return False
-    if size is not None and torch.is_grad_enabled() and _differentiated(size):
+    if size is not None and torch.is_grad_enabled() and differentiated(size):
         return False
     # A map alone is no obstacle, unless compiled: whether a mapped size wants a gradient is nothing a compiler can ask.
-    return not _transformed() or (not torch.compiler.is_compiling() and _only_mapped())
+    return not transformed() or (not torch.compiler.is_compiling() and _only_mapped())
 
 
-def _differentiated(tensor: Tensor) -> bool:
-    """Whether a tensor wants a gradient; what `torch.vmap` makes of it does not say."""
-    if _transformed() and not torch.compiler.is_compiling():
-        while torch._C._functorch.is_functorch_wrapped_tensor(tensor):
+def differentiated(tensor: Tensor) -> bool:
+    """Whether anyone wants a gradient of a tensor; what a transform makes of it need not say."""
+    if transformed() and not torch.compiler.is_compiling():
+        while not tensor.requires_grad and torch._C._functorch.is_functorch_wrapped_tensor(tensor):
             tensor = torch._C._functorch.get_unwrapped(tensor)
     return tensor.requires_grad
 
 
-def _transformed() -> bool:
+def transformed() -> bool:
     """Whether a transform of `torch.func` or a derivative in forward mode is at work."""
     return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
 
@@ -100,7 +100,7 @@ def _only_mapped() -> bool:
 
 
 # The compiler cannot trace the question. It keeps the answer, and compiles again when the transforms change.
-_transformed._dynamo_marked_constant = True  # type: ignore[attr-defined]
+transformed._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def attention_tokens(

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from tokenmerge.backends.torch.kernels.matching import directions, search
+from tokenmerge.backends.torch.kernels.matching import directions, finds_directions, search
 from tokenmerge.backends.torch.kernels.operators import operator
-from tokenmerge.backends.torch.kernels.placement import ORDERS, slots
-from tokenmerge.backends.torch.kernels.selection import place
+from tokenmerge.backends.torch.kernels.placement import ORDERS, arrange
 from tokenmerge.spec.schedule import tokens_removed
 
 Tensor = torch.Tensor
@@ -43,10 +42,13 @@ def bipartite_slots(metric: Tensor, count: Tensor | None, removed: int, protecte
     rows = end = None
     if count is not None:
         rows, end = ((count - each.start + 1) // 2 for each in (set_a, set_b))
-    scale, inverse = directions(metric)
-    of_a, of_b = ((scale[:, each], inverse[:, each]) for each in (set_a, set_b))
-    best, target = search(metric[:, set_a], metric[:, set_b], of_a, of_b, rows=rows, end=end)
-    return slots(place(best), target, count, num_tokens=n, removed=removed, protected=protected, order=ORDERS[order])
+    a, b = metric[:, set_a], metric[:, set_b]
+    of_a = of_b = None
+    if not finds_directions(a, b):
+        scale, inverse = directions(metric)
+        of_a, of_b = ((scale[:, each], inverse[:, each]) for each in (set_a, set_b))
+    best, target = search(a, b, of_a, of_b, rows=rows, end=end)
+    return arrange(best, target, count, num_tokens=n, removed=removed, protected=protected, order=ORDERS[order])
 
 
 def _empty(metric: Tensor, count: Tensor | None, removed: int, protected: int, order: int) -> Tensor:

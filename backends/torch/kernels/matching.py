@@ -11,7 +11,8 @@ from tokenmerge.backends.torch.precision import working_dtype
 Tensor = torch.Tensor
 
 # Tokens of `a`, tokens of `b` and channels in a tile, and warps, by bytes of an entry (measured: docs/performance.md).
-TILES = {2: (64, 128, 64, 4), 4: (64, 128, 32, 8), 8: (32, 32, 16, 4)}
+TILES = {2: (64, 128, 64, 4), 4: (64, 128, 32, 4), 8: (32, 32, 16, 4)}
+NARROW, SHORT = 64, 512  # up to so many channels, and tokens of `b`, directions are found while matching
 PROGRAMS = 256  # that fill a GPU: where there are fewer tiles of `a`, several programs share the tokens of `b`
 
 
@@ -42,19 +43,25 @@ def match(
 def match_tokens(
     a: Tensor, b: Tensor, rows: Tensor | None, begin: Tensor | None, end: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    return search(a, b, directions(a), directions(b), rows, begin, end)
+    of_a, of_b = (None, None) if finds_directions(a, b) else (directions(a), directions(b))
+    return search(a, b, of_a, of_b, rows, begin, end)
+
+
+def finds_directions(a: Tensor, b: Tensor) -> bool:
+    """Whether `search` needs no `directions`; of many tokens it would find those of `b` too often."""
+    return a.shape[2] <= NARROW and b.shape[1] <= SHORT
 
 
 def search(
     a: Tensor,
     b: Tensor,
-    of_a: tuple[Tensor, Tensor],
-    of_b: tuple[Tensor, Tensor],
+    of_a: tuple[Tensor, Tensor] | None = None,
+    of_b: tuple[Tensor, Tensor] | None = None,
     rows: Tensor | None = None,
     begin: Tensor | None = None,
     end: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """`match`, given the `directions` of both, as views with the strides of one and the same tensor or of two."""
+    """`match`, given the `directions` of both, as views with any strides, unless it `finds_directions`."""
     from tokenmerge.backends.torch.kernels.device import matching as device
 
     best, target = _empty(a, b, rows, begin, end)
@@ -65,7 +72,8 @@ def search(
     block_a, block_b = block(na, 16, block_a), block(nb, 16, block_b)
     tiles = batch * -(-na // block_a)
     columns = -(-nb // block_b)
-    splits = max(1, min(columns, PROGRAMS // tiles))
+    splits = 1 if of_a is None else max(1, min(columns, PROGRAMS // tiles))
+    block_d = block(d, 16, block_d if of_a else NARROW)
     width = -(-columns // splits) * block_b if nb else block_b
     work = device.TYPES[best.dtype]
     found = (
@@ -74,8 +82,8 @@ def search(
     device.match[(tiles, splits)](
         a,
         b,
-        *of_a,
-        *of_b,
+        *(of_a or (None, None)),
+        *(of_b or (None, None)),
         rows,
         begin,
         end,
@@ -86,23 +94,35 @@ def search(
         width,
         *a.stride(),
         *b.stride(),
-        *of_a[0].stride(),
-        *of_b[0].stride(),
+        *(of_a[0].stride() if of_a else (0, 0)),
+        *(of_b[0].stride() if of_b else (0, 0)),
         WORK=work,
         # products of halves are exact in float32, whichever unit makes them; the interpreter has no bfloat16
         OPERAND=work if interpreted() else device.TYPES[a.dtype],
+        PRECISION=_precision(a),
+        RESCALED=_rescaled(a),
         SPLITS=splits,
         BLOCK_A=block_a,
         BLOCK_B=block_b,
         BLOCK_D=block_d,
         num_warps=warps,
     )
-    if splits > 1:
+    if of_a and splits > 1:
         size = block(na, 16, 128)
         device.first_best[(batch * -(-na // size),)](
             *found, of_a[1], rows, best, target, na, splits, *of_a[1].stride(), WORK=work, BLOCK=size, num_warps=4
         )
     return best, target
+
+
+def _precision(x: Tensor) -> str:
+    """How the matrix unit makes products: of float32 from three of TF32, whose errors are those of float32 itself."""
+    return "tf32x3" if x.dtype == torch.float32 and torch.version.hip is None else "ieee"
+
+
+def _rescaled(x: Tensor) -> bool:
+    """float16 needs no power of two: its squares do not overflow in float32."""
+    return x.dtype != torch.float16
 
 
 def _empty(
@@ -128,7 +148,7 @@ def directions(x: Tensor) -> tuple[Tensor, Tensor]:
             d,
             *x.stride(),
             WORK=device.TYPES[scale.dtype],
-            RESCALED=x.dtype != torch.float16,  # float16 needs no power of two: its squares do not overflow in float32
+            RESCALED=_rescaled(x),
             BLOCK_N=block_n,
             BLOCK_D=block_d,
             num_warps=4,

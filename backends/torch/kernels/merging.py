@@ -12,7 +12,8 @@ from tokenmerge.backends.torch.precision import is_recorded, safe_divide, workin
 
 Tensor = torch.Tensor
 
-LONG = 4096  # tokens of a sample from which a sort is faster than to compare every token with every other
+SHORT = 1024  # up to so many tokens of a sample every block of slots looks for its own members
+LONG = 4096  # beyond so many a sort is faster than to compare every token with every other
 
 
 def merge(x: Tensor, size: Tensor, assignment: Tensor, num_tokens_out: int) -> tuple[Tensor, Tensor]:
@@ -52,28 +53,17 @@ def merge_tokens(x: Tensor, size: Tensor, assignment: Tensor, num_tokens_out: in
     (batch, n, c), p = x.shape, num_tokens_out
     if total.numel() == 0:
         return y, total, count
-    members, first, end = _members(assignment, num_tokens_out)
     # the interpreter cannot round to bfloat16
     out = torch.empty_like(y, dtype=size.dtype) if interpreted() else y
     block_p, block_c = block(p, 1, 8), block(c, 16, 128)
-    device.merge[(batch * -(-p // block_p), max(-(-c // block_c), 1))](
-        x,
-        size.contiguous(),
-        members,
-        first,
-        end,
-        out,
-        total,
-        count,
-        n,
-        p,
-        c,
-        *x.stride(),
-        WORK=TYPES[size.dtype],
-        BLOCK_P=block_p,
-        BLOCK_C=block_c,
-        num_warps=4,
-    )
+    results = (out, total, count, n, p, c, *x.stride())
+    grid = (batch * -(-p // block_p), max(-(-c // block_c), 1))
+    options = {"WORK": TYPES[size.dtype], "BLOCK_P": block_p, "BLOCK_C": block_c, "num_warps": 4}
+    if n <= SHORT:
+        given = (x, size.contiguous(), assignment.contiguous())
+        device.merge_short[grid](*given, *results, BLOCK_N=block(n, 16, SHORT), **options)
+    else:
+        device.merge[grid](x, size.contiguous(), *_members(assignment, num_tokens_out), *results, **options)
     return out.to(y.dtype), total, count
 
 
@@ -89,11 +79,9 @@ def _members(assignment: Tensor, num_tokens_out: int) -> tuple[Tensor, Tensor, T
         device.bounds[(batch * -(-n // size),)](slots, first, end, n, p, BLOCK=size, num_warps=4)
         return members, first, end
     members = torch.empty((batch, n), dtype=torch.int32, device=assignment.device)
-    if n:
-        size = block(n, 16, 16)
-        device.group[(batch * -(-n // size),)](
-            assignment.contiguous(), members, first, end, n, p, BLOCK=size, OTHERS=block(n, 16, 256), num_warps=4
-        )
+    device.group[(batch * -(-n // 16),)](
+        assignment.contiguous(), members, first, end, n, p, BLOCK=16, OTHERS=256, num_warps=4
+    )
     return members, first, end
 
 

@@ -4,11 +4,42 @@ from __future__ import annotations
 
 import torch
 
+from tokenmerge.backends.torch.kernels.selection import place as place_of
 from tokenmerge.backends.torch.kernels.support import block
 
 Tensor = torch.Tensor
 
 ORDERS = ("grouped", "positional", "score")
+SHORT = 512  # up to so many tokens of `A` one program ranks and places a sample
+
+
+def arrange(
+    best: Tensor, target: Tensor, count: Tensor | None, *, num_tokens: int, removed: int, protected: int, order: str
+) -> Tensor:
+    """`slots` of the ranking of `best (B,Na)`, in a single launch for short samples; other arguments as in `slots`."""
+    from tokenmerge.backends.torch.kernels.device import placement as device
+
+    batch, na = best.shape
+    if na > SHORT or order == "positional":  # there a slot depends on merged tokens anywhere
+        place = place_of(best)
+        return slots(place, target, count, num_tokens=num_tokens, removed=removed, protected=protected, order=order)
+    placed = target.new_empty((batch, num_tokens))
+    if placed.numel():
+        device.arrange[(batch,)](
+            best,
+            target,
+            count,
+            placed,
+            num_tokens,
+            na,
+            removed,
+            protected,
+            BY_SCORE=order == "score",
+            BLOCK=block(num_tokens - num_tokens // 2, 16, 1024),
+            OTHERS=block(na, 16, 64),
+            num_warps=4,
+        )
+    return placed
 
 
 def slots(

@@ -12,6 +12,41 @@ TYPES = {
 }
 
 
+@triton.jit
+def _power(largest, WORK: tl.constexpr):
+    """1 / the power of two below the largest entry of a token, so that squares neither overflow nor vanish."""
+    if WORK == tl.float64:
+        exponent = tl.minimum(tl.maximum(largest.to(tl.int64, bitcast=True) >> 52, 1), 2045)
+        power = ((2046 - exponent) << 52).to(tl.float64, bitcast=True)
+    else:
+        exponent = tl.minimum(tl.maximum(largest.to(tl.int32, bitcast=True) >> 23, 1), 253)
+        power = ((254 - exponent) << 23).to(tl.float32, bitcast=True)
+    return power
+
+
+@triton.jit
+def _inverse_root(squares, WORK: tl.constexpr):
+    if WORK == tl.float64:
+        inverse = 1.0 / tl.sqrt(squares)
+    else:  # rounded correctly, so that a norm that is a power of two divides exactly
+        inverse = tl.div_rn(squares * 0.0 + 1.0, tl.sqrt_rn(squares))
+    return inverse
+
+
+@triton.jit
+def _direction(x, AXIS: tl.constexpr, WORK: tl.constexpr, RESCALED: tl.constexpr):
+    """Scale and inverse norm of whole tokens, whose channels lie along an axis; both 0 without a direction."""
+    largest = tl.max(tl.abs(x), AXIS)
+    finite = tl.min((tl.abs(x) < float("inf")).to(tl.int32), AXIS)  # false for NaN, too
+    directed = (finite == 1) & (largest > 0)
+    scale = tl.where(directed, 1.0, 0.0).to(WORK)
+    if RESCALED:
+        scale = tl.where(directed, _power(largest, WORK), 0.0)
+    x = tl.where(tl.expand_dims(directed, AXIS), x * tl.expand_dims(scale, AXIS), 0.0)
+    squares = tl.where(directed, tl.sum(x * x, AXIS), 1.0)
+    return scale, tl.where(directed, _inverse_root(squares, WORK), 0.0)
+
+
 @triton.jit(do_not_specialize=["n"])
 def directions(
     x_ptr,
@@ -44,13 +79,8 @@ def directions(
     directed = (finite == 1) & (largest > 0)
 
     scale = tl.full((BLOCK_N,), 1, WORK)
-    if RESCALED:  # 1 / the power of two below the largest entry, so that squares neither overflow nor vanish
-        if WORK == tl.float64:
-            exponent = tl.minimum(tl.maximum(largest.to(tl.int64, bitcast=True) >> 52, 1), 2045)
-            scale = ((2046 - exponent) << 52).to(tl.float64, bitcast=True)
-        else:
-            exponent = tl.minimum(tl.maximum(largest.to(tl.int32, bitcast=True) >> 23, 1), 253)
-            scale = ((254 - exponent) << 23).to(tl.float32, bitcast=True)
+    if RESCALED:
+        scale = _power(largest, WORK)
 
     squares = tl.full((BLOCK_N,), 0, WORK)
     for start in range(0, d, BLOCK_D):
@@ -59,10 +89,7 @@ def directions(
         x = tl.where(directed[:, None], x * scale[:, None], 0.0)
         squares += tl.sum(x * x, 1)
     squares = tl.where(directed, squares, 1.0)
-    if WORK == tl.float64:
-        inverse = 1.0 / tl.sqrt(squares)
-    else:  # rounded correctly, so that a norm that is a power of two divides exactly
-        inverse = tl.div_rn(tl.full((BLOCK_N,), 1.0, tl.float32), tl.sqrt_rn(squares))
+    inverse = _inverse_root(squares, WORK)
     tl.store(scale_ptr + sample * n + row, tl.where(directed, scale, 0.0), mask=inside)
     tl.store(inverse_ptr + sample * n + row, tl.where(directed, inverse, 0.0), mask=inside)
 
@@ -74,7 +101,7 @@ def _scaled(x_ptr, offset, inside, scale, WORK: tl.constexpr, OPERAND: tl.conste
     return tl.where(scale == 0, 0.0, x * scale).to(OPERAND)
 
 
-@triton.jit(do_not_specialize=["na", "nb", "width"])
+@triton.jit(do_not_specialize=["na", "nb", "width", "stride_sab", "stride_sbb"])
 def match(
     a_ptr,
     b_ptr,
@@ -103,17 +130,32 @@ def match(
     stride_sbn,
     WORK: tl.constexpr,
     OPERAND: tl.constexpr,
+    PRECISION: tl.constexpr,
+    RESCALED: tl.constexpr,
     SPLITS: tl.constexpr,
     BLOCK_A: tl.constexpr,
     BLOCK_B: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    """A block of tokens of `a` against all of `b`, or a part of it, block by block."""
+    """A block of tokens of `a` against all of `b`, or a part of it, block by block.
+
+    Directions are given, or, where a tile has all channels, found on the way.
+    """
     blocks = (na + BLOCK_A - 1) // BLOCK_A
     sample = (tl.program_id(0) // blocks).to(tl.int64)
     row = (tl.program_id(0) % blocks).to(tl.int64) * BLOCK_A + tl.arange(0, BLOCK_A)
     inside_a = row < na
-    scale_a = tl.load(scale_a_ptr + sample * stride_sab + row * stride_san, mask=inside_a, other=0.0)
+    of_tile = tl.arange(0, BLOCK_D).to(tl.int64)
+    a_ptr += sample * stride_ab
+    b_ptr += sample * stride_bb
+    if scale_a_ptr is None:
+        at_a = row[:, None] * stride_an + of_tile[None, :] * stride_ad
+        whole_a = tl.load(a_ptr + at_a, mask=inside_a[:, None] & (of_tile < d)[None, :], other=0.0).to(WORK)
+        scale_a, inverse_a = _direction(whole_a, 1, WORK, RESCALED)
+        tokens_a = tl.where(scale_a[:, None] == 0, 0.0, whole_a * scale_a[:, None]).to(OPERAND)
+    else:
+        scale_a = tl.load(scale_a_ptr + sample * stride_sab + row * stride_san, mask=inside_a, other=0.0)
+        inverse_a = tl.load(inverse_a_ptr + sample * stride_sab + row * stride_san, mask=inside_a, other=0.0)
     begin = sample * 0
     end = begin + nb
     if begin_ptr is not None:
@@ -129,16 +171,23 @@ def match(
     for first in range(begin, end, BLOCK_B):
         column = first + tl.arange(0, BLOCK_B).to(tl.int64)
         inside_b = column < end
-        scale_b = tl.load(scale_b_ptr + sample * stride_sbb + column * stride_sbn, mask=inside_b, other=0.0)
-        inverse_b = tl.load(inverse_b_ptr + sample * stride_sbb + column * stride_sbn, mask=inside_b, other=0.0)
-        product = tl.full((BLOCK_A, BLOCK_B), 0, WORK)
-        for start in range(0, d, BLOCK_D):
-            channel = (start + tl.arange(0, BLOCK_D)).to(tl.int64)
-            at_a = sample * stride_ab + row[:, None] * stride_an + channel[None, :] * stride_ad
-            at_b = sample * stride_bb + column[None, :] * stride_bn + channel[:, None] * stride_bd
-            a = _scaled(a_ptr, at_a, inside_a[:, None] & (channel < d)[None, :], scale_a[:, None], WORK, OPERAND)
-            b = _scaled(b_ptr, at_b, inside_b[None, :] & (channel < d)[:, None], scale_b[None, :], WORK, OPERAND)
-            product = tl.dot(a, b, product, input_precision="ieee", out_dtype=WORK)
+        if scale_b_ptr is None:
+            at_b = column[None, :] * stride_bn + of_tile[:, None] * stride_bd
+            whole_b = tl.load(b_ptr + at_b, mask=inside_b[None, :] & (of_tile < d)[:, None], other=0.0).to(WORK)
+            scale_b, inverse_b = _direction(whole_b, 0, WORK, RESCALED)
+            tokens_b = tl.where(scale_b[None, :] == 0, 0.0, whole_b * scale_b[None, :]).to(OPERAND)
+            product = tl.dot(tokens_a, tokens_b, input_precision=PRECISION, out_dtype=WORK)
+        else:
+            scale_b = tl.load(scale_b_ptr + sample * stride_sbb + column * stride_sbn, mask=inside_b, other=0.0)
+            inverse_b = tl.load(inverse_b_ptr + sample * stride_sbb + column * stride_sbn, mask=inside_b, other=0.0)
+            product = tl.full((BLOCK_A, BLOCK_B), 0, WORK)
+            for start in range(0, d, BLOCK_D):
+                channel = start + of_tile
+                at_a = row[:, None] * stride_an + channel[None, :] * stride_ad
+                at_b = column[None, :] * stride_bn + channel[:, None] * stride_bd
+                a = _scaled(a_ptr, at_a, inside_a[:, None] & (channel < d)[None, :], scale_a[:, None], WORK, OPERAND)
+                b = _scaled(b_ptr, at_b, inside_b[None, :] & (channel < d)[:, None], scale_b[None, :], WORK, OPERAND)
+                product = tl.dot(a, b, product, input_precision=PRECISION, out_dtype=WORK)
         similarity = tl.where(inside_b[None, :], product * inverse_b[None, :], float("-inf"))
         top = tl.max(similarity, 1)
         lowest = tl.min(tl.where(similarity == top[:, None], column[None, :], nb), 1)
@@ -151,7 +200,6 @@ def match(
         tl.store(best_ptr + at, best, mask=inside_a)
         tl.store(target_ptr + at, target, mask=inside_a)
     else:
-        inverse_a = tl.load(inverse_a_ptr + sample * stride_sab + row * stride_san, mask=inside_a, other=0.0)
         _store(best, target, inverse_a, rows_ptr, best_ptr, target_ptr, sample, row, na)
 
 
@@ -165,7 +213,7 @@ def _store(best, target, inverse, rows_ptr, best_ptr, target_ptr, sample, row, n
     tl.store(target_ptr + sample * na + row, tl.where(counts, target, 0), mask=row < na)
 
 
-@triton.jit(do_not_specialize=["na", "splits"])
+@triton.jit(do_not_specialize=["na", "splits", "stride_b"])
 def first_best(
     bests_ptr,
     targets_ptr,

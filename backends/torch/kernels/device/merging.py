@@ -42,6 +42,20 @@ def bounds(slots_ptr, first_ptr, end_ptr, n, p, BLOCK: tl.constexpr):
     tl.store(end_ptr + sample * p + slot, own + 1, mask=(slot >= 0) & (slot != after))
 
 
+@triton.jit
+def _add(y, x_ptr, at, inside, size, weightless, divisor, WORK: tl.constexpr):
+    """`y` and the weighted tokens of a member of every slot."""
+    size = tl.where(weightless, size * 0 + 1, size)
+    if WORK == tl.float64:
+        weight = size / divisor
+    else:  # rounded correctly: the weight of a token alone is exactly one
+        weight = tl.div_rn(size, divisor)
+    x = tl.load(x_ptr + at, mask=inside, other=0.0)
+    if WORK == tl.float64:
+        x = x.to(tl.float32) if x.dtype == tl.bfloat16 else x
+    return y + tl.where(inside, weight[:, None] * x.to(WORK), 0.0)  # a weight can be NaN where this is no member
+
+
 @triton.jit(do_not_specialize=["n", "p"])
 def merge(
     x_ptr,
@@ -86,16 +100,61 @@ def merge(
         is_member = i < count
         member = tl.load(members_ptr + sample * n + first + i, mask=is_member, other=0).to(tl.int64)
         size = tl.load(size_ptr + sample * n + member, mask=is_member, other=0.0)
-        size = tl.where(weightless, tl.full((BLOCK_P,), 1, WORK), size)
-        if WORK == tl.float64:
-            weight = size / divisor
-        else:  # rounded correctly: the weight of a token alone is exactly one
-            weight = tl.div_rn(size, divisor)
         at = sample * stride_b + member[:, None] * stride_n + channel[None, :] * stride_c
-        inside = is_member[:, None] & (channel < c)[None, :]
-        x = tl.load(x_ptr + at, mask=inside, other=0.0)
-        if WORK == tl.float64:
-            x = x.to(tl.float32) if x.dtype == tl.bfloat16 else x
-        y += tl.where(inside, weight[:, None] * x.to(WORK), 0.0)  # a weight can be NaN where this is no member
+        y = _add(y, x_ptr, at, is_member[:, None] & (channel < c)[None, :], size, weightless, divisor, WORK)
+    at = (sample * p + slot)[:, None] * c + channel[None, :]
+    tl.store(y_ptr + at, y.to(y_ptr.dtype.element_ty), mask=(slot < p)[:, None] & (channel < c)[None, :])
+
+
+@triton.jit(do_not_specialize=["n", "p"])
+def merge_short(
+    x_ptr,
+    size_ptr,
+    assignment_ptr,
+    y_ptr,
+    total_ptr,
+    count_ptr,
+    n,
+    p,
+    c,
+    stride_b,
+    stride_n,
+    stride_c,
+    WORK: tl.constexpr,
+    BLOCK_P: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+):
+    """`merge` that looks for the members of its slots among all tokens, again for each: most slots have one or two."""
+    blocks = (p + BLOCK_P - 1) // BLOCK_P
+    sample = (tl.program_id(0) // blocks).to(tl.int64)
+    slot = (tl.program_id(0) % blocks) * BLOCK_P + tl.arange(0, BLOCK_P)
+    channel = (tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)).to(tl.int64)
+    token = tl.arange(0, BLOCK_N)
+    slot_of = tl.load(assignment_ptr + sample * n + token, mask=token < n, other=-1).to(tl.int32)
+    belongs = slot_of[None, :] == slot[:, None]
+    count = tl.sum(belongs.to(tl.int32), 1)
+    longest = tl.max(count, 0)
+    candidate = tl.where(belongs, token[None, :], BLOCK_N)
+
+    total = tl.full((BLOCK_P,), 0, WORK)
+    member = tl.full((BLOCK_P,), -1, tl.int32)
+    for _ in range(0, longest):
+        member = tl.min(tl.where(candidate > member[:, None], candidate, BLOCK_N), 1)
+        total += tl.load(size_ptr + sample * n + member, mask=member < n, other=0.0)
+    if tl.program_id(1) == 0:
+        tl.store(total_ptr + sample * p + slot, total, mask=slot < p)
+        tl.store(count_ptr + sample * p + slot, count, mask=slot < p)
+
+    weightless = total == 0  # the members count alike
+    divisor = tl.where(weightless, tl.maximum(count, 1).to(WORK), total)
+    y = tl.full((BLOCK_P, BLOCK_C), 0, WORK)
+    member = tl.full((BLOCK_P,), -1, tl.int32)
+    for _ in range(0, longest):
+        member = tl.min(tl.where(candidate > member[:, None], candidate, BLOCK_N), 1)
+        is_member = member < n
+        size = tl.load(size_ptr + sample * n + member, mask=is_member, other=0.0)
+        at = sample * stride_b + member.to(tl.int64)[:, None] * stride_n + channel[None, :] * stride_c
+        y = _add(y, x_ptr, at, is_member[:, None] & (channel < c)[None, :], size, weightless, divisor, WORK)
     at = (sample * p + slot)[:, None] * c + channel[None, :]
     tl.store(y_ptr + at, y.to(y_ptr.dtype.element_ty), mask=(slot < p)[:, None] & (channel < c)[None, :])

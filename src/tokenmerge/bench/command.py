@@ -34,6 +34,8 @@ def bench(
     network: str = "vit_base_patch16_224",
     seconds: float = 2.0,
     threads: int | None = None,
+    graph: bool = False,
+    compiled: bool = False,
     json: Path | None = None,
     plot: Path | None = None,
 ) -> list[Row]:
@@ -44,6 +46,8 @@ def bench(
         shape: such as "B=8,N=197,D=64,C=768,r=16", for every name; None for those of docs/performance.md.
         seconds: for each comparison.
         threads: of PyTorch; NumPy and JAX read the environment when they start.
+        graph: capture PyTorch's calls on CUDA in CUDA graphs.
+        compiled: also time ours through `torch.compile` against ours without.
     """
     for name in names:
         if name not in OPERATIONS:
@@ -55,14 +59,16 @@ def bench(
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # PyTorch's profiler, which counts memory, is talkative
     installed = [info.name for info in available_backends().values() if info.available]
     given = None if shape is None else parse(shape)
-    subjects = [Subject(name, device, dtype) for name in backends or installed if name in ("numpy", "torch", "jax")]
+    subjects = [
+        Subject(name, device, dtype, graph) for name in backends or installed if name in ("numpy", "torch", "jax")
+    ]
     if threads is not None and any(each.name == "torch" for each in subjects):
         import torch
 
         torch.set_num_threads(threads)
     jobs = [job for name in names for subject in subjects for job in _jobs(name, subject, given)]
     console = Console()
-    known = facts()
+    known = facts(subjects)
     for sentence in sentences(known):
         console.print(sentence, style="dim", highlight=False, markup=False)
     rows: list[Row] = []
@@ -78,7 +84,8 @@ def bench(
             if name == "growth":
                 growing += growth(subject, machine[subject.name], seconds)
             else:
-                rows += [measure(each, machine[subject.name], seconds) for each in _cases(name, subject, size, network)]
+                cases = _cases(name, subject, size, network, compiled)
+                rows += [measure(each, machine[subject.name], seconds) for each in cases]
             progress.advance(task)
     rows += [row for _, row in growing]
     for name, can in machine.items():
@@ -132,12 +139,12 @@ def _jobs(name: str, subject: Subject, shape: dict[str, int] | None) -> Iterator
         yield name, subject, shape
 
 
-def _cases(name: str, subject: Subject, shape: dict[str, int] | None, network: str) -> Iterator[Case]:
+def _cases(name: str, subject: Subject, shape: dict[str, int] | None, network: str, compiled: bool) -> Iterator[Case]:
     if name in NETWORKS:
         batch = 8 if shape is None else shape.get("B", 8)
-        return networks.cases(name.removeprefix("vit-"), subject, network, batch)
+        return networks.cases(name.removeprefix("vit-"), subject, network, batch, compiled)
     assert shape is not None
-    return operators.cases(name, subject, shape)
+    return operators.cases(name, subject, shape, compiled)
 
 
 def _plot(rows: Sequence[Row], growing: Sequence[tuple[str, Row]], path: Path) -> None:

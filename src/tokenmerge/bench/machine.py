@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,7 +15,7 @@ from tokenmerge.bench.subject import Subject
 from tokenmerge.bench.timing import best
 
 MALLOC = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_")
-PACKAGES = ("tokenmerge", "numpy", "torch", "jax", "vit-pytorch", "tomesd")
+PACKAGES = ("tokenmerge", "numpy", "torch", "triton", "jax", "vit-pytorch", "tomesd")
 COPIED = 2**26  # bytes, more than caches hold
 WIDTH = 2048  # of the matrices that are multiplied
 
@@ -40,10 +41,11 @@ def limits(subject: Subject) -> Limits:
     return Limits(2 * COPIED / seconds, WIDTH**3 / best(subject.call(lambda x: x @ x, square)))
 
 
-def facts() -> dict[str, Any]:
+def facts(subjects: Sequence[Subject] = ()) -> dict[str, Any]:
     """What a reader must know to repeat the numbers."""
     return {
         "processor": _processor(),
+        "gpu": _gpu(subjects),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "system": platform.platform(),
         "python": platform.python_version(),
@@ -58,7 +60,7 @@ def sentences(known: dict[str, Any]) -> list[str]:
     malloc = " ".join(f"{name}={value}" for name, value in known["malloc"].items())
     threads = known["threads"] or "as many as cores (OMP_NUM_THREADS is not set)"
     return [
-        f"{known['processor']}, {known['cores']} cores, {known['system']}",
+        ", ".join(filter(None, (known["gpu"], known["processor"], f"{known['cores']} cores", known["system"]))),
         f"Python {known['python']}, " + ", ".join(f"{name} {found}" for name, found in known["versions"].items()),
         f"threads: {threads}; malloc: {malloc or 'as the system has it (big results are mapped afresh on every call)'}",
     ]
@@ -71,6 +73,19 @@ def _processor() -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
+
+
+def _gpu(subjects: Sequence[Subject]) -> str | None:
+    """The GPU that is measured."""
+    if any(each.name == "torch" and each.where.startswith("cuda") for each in subjects):
+        import torch
+
+        return str(torch.cuda.get_device_name())
+    if any(each.name == "jax" and each.where in ("gpu", "cuda") for each in subjects):
+        import jax
+
+        return str(jax.devices()[0].device_kind)
+    return None
 
 
 def _version(package: str) -> str | None:

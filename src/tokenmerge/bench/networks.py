@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
+
+from tokenmerge.bench.operators import compiled_case
 from tokenmerge.bench.row import Case, Work
 from tokenmerge.bench.subject import Subject
 from tokenmerge.spec.flops import flops
@@ -31,8 +34,10 @@ def merging(name: str, network: str) -> Any:
 MERGERS = ("tome", "ats", "patch_merger")
 
 
-def cases(merger: str, subject: Subject, network: str, batch: int) -> Iterator[Case]:
-    """A network with a merger: against itself without one, and in PyTorch against the textbook's way."""
+def cases(merger: str, subject: Subject, network: str, batch: int, compiled: bool = False) -> Iterator[Case]:
+    """A network with a merger: against itself without one; in PyTorch also against the textbook's way, against its
+    merging alone, a share of it, and, if that is asked for, compiled against not compiled.
+    """
     from tokenmerge import get_vit
 
     options = NETWORKS[network]
@@ -67,6 +72,45 @@ def cases(merger: str, subject: Subject, network: str, batch: int) -> Iterator[C
         from tokenmerge.bench import textbook_vit
 
         yield case("textbook", subject.call(lambda images: textbook_vit.run(ours, images), images), None)
+        yield case("its merging alone", subject.call(_merging_alone(ours, subject, batch)), None)
+        if compiled:
+            yield compiled_case(
+                f"ViT with {merger}", subject, shape, lambda images: ours(images).logits, (images,), work
+            )
+
+
+def _merging_alone(model: Any, subject: Subject, batch: int) -> Callable[[], None]:
+    """What a network does for its mergers: the plans, with all that they are made of, and what they merge."""
+    from tokenmerge.backends.torch.attention import attention_weights
+    from tokenmerge.backends.torch.vit import take_queries
+
+    heads, dim, calls = model.config.heads, model.config.dim, list[Callable[[], Any]]()
+    for block in model.blocks:
+        n, merger, kind = block.step.tokens_in, block.merger, block.step.merger
+        x, size = subject.array((batch, n, dim)), subject.given(np.ones((batch, n)), "float32")
+        key = subject.array((batch, heads, n, dim // heads), 1)
+        if kind == "tome":
+
+            def merge(merger: Any = merger, x: Any = x, key: Any = key, size: Any = size) -> Any:
+                return merger(x, metric=key.to(size.dtype).mean(dim=1), size=size)
+        elif kind == "ats":
+
+            def merge(merger: Any = merger, x: Any = x, key: Any = key, size: Any = size) -> Any:
+                plan = merger.plan(attention_weights(key[:, :, :1], key, size=size)[:, :, 0], key)
+                return plan.merge_both(x, size), take_queries(key, plan)
+        elif kind:
+
+            def merge(merger: Any = merger, x: Any = x, key: Any = key, size: Any = size) -> Any:
+                return merger(x)
+        else:
+            continue
+        calls.append(merge)
+
+    def every() -> None:
+        for call in calls:
+            call()
+
+    return every
 
 
 def _network(model: Any, subject: Subject) -> Any:

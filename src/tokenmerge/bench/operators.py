@@ -38,8 +38,8 @@ SHAPES: dict[str, tuple[Shape, ...]] = {
 }
 
 
-def cases(operation: str, subject: Subject, shape: Shape) -> Iterator[Case]:
-    """Every comparison of one operator at one shape.
+def cases(operation: str, subject: Subject, shape: Shape, compiled: bool = False) -> Iterator[Case]:
+    """Every comparison of one operator at one shape; `compiled`: that of ours compiled with ours, too, in PyTorch.
 
     Raises:
         ValueError: an operator that is not in `SHAPES`, or a shape with other names.
@@ -50,6 +50,8 @@ def cases(operation: str, subject: Subject, shape: Shape) -> Iterator[Case]:
     if shape.keys() != needed.keys():
         raise ValueError(f"bench: shape of {operation} must give {', '.join(needed)}, got {', '.join(shape)}")
     ours, inputs, work = _BUILDERS[operation](subject, shape)
+    if compiled and subject.name == "torch":
+        yield compiled_case(operation, subject, shape, ours, inputs, work)
     for against, theirs, arguments in _others(operation, subject, shape):
         yield Case(
             operation,
@@ -64,6 +66,25 @@ def cases(operation: str, subject: Subject, shape: Shape) -> Iterator[Case]:
             our_peak=lambda: peak(subject, ours, *inputs),
             other_peak=lambda theirs=theirs, given=arguments: peak(theirs, given[0], *given[1]),  # type: ignore[misc]
         )
+
+
+def compiled_case(
+    operation: str, subject: Subject, shape: dict[str, Any], function: Function, inputs: tuple[Any, ...], work: Work
+) -> Case:
+    """Ours through `torch.compile`, as one graph, against ours as it is."""
+    import torch
+
+    return Case(
+        f"{operation}, compiled",
+        subject.name,
+        subject.where,
+        subject.dtype,
+        dict(shape),
+        ours=subject.call(torch.compile(function, fullgraph=True, dynamic=False), *inputs),
+        other=subject.call(function, *inputs),
+        against="ours, not compiled",
+        work=work,
+    )
 
 
 def _others(

@@ -16,6 +16,7 @@ NOTES = (
     "× floor: how many times what the machine needs at the least to move the bytes and do the multiply-adds.",
     "peak: memory at the highest point of a call, results included and inputs not, ours / the comparison's.",
     "predicted: the ratio of the counted multiply-adds.",
+    "against its merging alone: the ratio is the share of the network's time that goes into merging.",
 )
 
 
@@ -40,7 +41,7 @@ def table(rows: Iterable[Row]) -> Table:
             row.against,
             f"{1000 * row.ours:.2f}",
             f"{1000 * row.other:.2f}",
-            Text(f"{row.ratio:.2f}", style="green" if row.ratio >= 1 else "red"),
+            _ratio(row.ratio),
             f"{row.low:.2f} to {row.high:.2f}",
             "" if row.predicted is None else f"{row.predicted:.2f}",
             "" if row.of_floor is None else f"{row.of_floor:.1f}",
@@ -52,6 +53,11 @@ def table(rows: Iterable[Row]) -> Table:
 def shape_words(shape: dict[str, Any]) -> str:
     """`B=8 N=197`."""
     return " ".join(f"{name}={value}" for name, value in shape.items())
+
+
+def _ratio(ratio: float) -> Text:
+    """A ratio far below one is a share, and wants its digits."""
+    return Text(f"{ratio:.2f}" if ratio >= 0.1 else f"{ratio:.4f}", style="green" if ratio >= 1 else "red")
 
 
 def _peaks(ours: int | None, other: int | None) -> str:

@@ -39,7 +39,7 @@ def usable(tensor: Tensor) -> bool:
     >>> usable(torch.ones(2, device="meta"))
     False
     """
-    if tensor.dtype not in DTYPES or torch.compiler.is_exporting():
+    if tensor.dtype not in DTYPES or _exporting():
         return False
     if tensor.is_cuda:
         return _compiles(tensor.device.index or 0)
@@ -49,6 +49,10 @@ def usable(tensor: Tensor) -> bool:
 def interpreted() -> bool:
     """Whether kernels are run by Triton's interpreter, statement by statement in NumPy."""
     return os.environ.get("TRITON_INTERPRET", "").lower() in ("1", "true", "on", "yes", "y") and available() is not None
+
+
+def _exporting() -> bool:
+    return torch.compiler.is_exporting()
 
 
 def _compiles(index: int) -> bool:
@@ -66,6 +70,8 @@ def block(length: int, smallest: int, largest: int) -> int:
     return min(max(1 << max(length - 1, 0).bit_length(), smallest), largest)
 
 
-# The compiler need not look inside: neither answer changes while a program runs (see `precision._float32_is_lowered`).
+# The compiler need not look inside: no answer changes while a program runs (see `precision._float32_is_lowered`).
+# PyTorch 2.11, asked by the compiler whether a program is exported, always says yes.
+_exporting._dynamo_marked_constant = True  # type: ignore[attr-defined]
 interpreted._dynamo_marked_constant = True  # type: ignore[attr-defined]
 _compiles._dynamo_marked_constant = True  # type: ignore[attr-defined]

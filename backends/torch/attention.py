@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from tokenmerge.backends.torch import kernels
+from tokenmerge.backends.torch.kernels.attention import differentiated, transformed
 from tokenmerge.backends.torch.plan import check
 from tokenmerge.backends.torch.precision import matmul, safe_log, softmax, without_autocast, working_dtype
 
@@ -70,12 +71,26 @@ def attention(
         query, key, value = query.to(work), key.to(work), value.to(work)
     if mask is not None:  # a weight of zero does not stop a NaN
         key, value = (torch.where(mask[:, None, :, None], tensor, 0) for tensor in (key, value))
+    if size is not None and _only_sizes_learn(size, query, key, value):  # PyTorch's attention would crash
+        weights = attention_weights(query, key, size=size, mask=mask, scale=scale)
+        return matmul(torch.nn.functional.dropout(weights, dropout), value).to(dtype)
     bias, attended = _bias(size, mask, query.dtype)
     with without_autocast(query):  # the dtype is decided above
         out = torch.nn.functional.scaled_dot_product_attention(query, key, value, bias, dropout, scale=scale)
     if attended is not None:
         out = torch.where(attended[:, None, None, :], out, 0)
     return out.to(dtype)
+
+
+def _only_sizes_learn(size: Tensor, *others: Tensor) -> bool:
+    """Whether, on a GPU, a gradient is wanted of the sizes and of nothing else.
+
+    PyTorch's kernel then keeps no logarithms of the sums, and on the way back reads them all the same: an illegal
+    memory access (issue 148476 of pytorch/pytorch). What a transform of `torch.func` differentiates, nobody knows here.
+    """
+    if not size.is_cuda or not torch.is_grad_enabled() or not differentiated(size):
+        return False
+    return transformed() or not any(map(differentiated, others))
 
 
 def _bias(size: Tensor | None, mask: Tensor | None, dtype: torch.dtype) -> tuple[Tensor | None, Tensor | None]:
@@ -93,15 +108,15 @@ def _bias(size: Tensor | None, mask: Tensor | None, dtype: torch.dtype) -> tuple
         bias = torch.where(used, safe_log(torch.where(real, size, 1).to(dtype)), -torch.inf)
     else:
         bias = torch.where(used, 0, -torch.inf).to(dtype) if used.is_cuda else used
-    return _aligned(bias)[:, None, None, :], attended
+    return aligned(bias[:, None, None, :]), attended
 
 
-def _aligned(bias: Tensor) -> Tensor:
-    """On a GPU, the same numbers in rows whose length in memory is a multiple of 8.
+def aligned(bias: Tensor) -> Tensor:
+    """On a GPU, the same numbers `(B,1,1,N)` in rows whose length in memory is a multiple of 8.
 
-    PyTorch's kernel reads such rows where they are, for all heads and queries; other ones it copies for each of them.
+    PyTorch's kernel reads such rows where they are, for all heads and queries; other ones it copies first.
     """
-    n = bias.shape[1]
+    n = bias.shape[3]
     if bias.is_cuda and n % 8:
-        bias = torch.nn.functional.pad(bias, (0, -n % 8))[:, :n]
+        bias = torch.nn.functional.pad(bias, (0, -n % 8))[..., :n]
     return bias

@@ -48,6 +48,8 @@ class BackendInfo:
         version: the framework's version, or None.
         devices: where its arrays can live, empty if it does not import.
         dtypes: the dtypes it supports.
+        kernels: what runs kernels of its own and where, such as "triton 3.6.0 on cuda"; None where everything is done
+            by the framework's operations.
         install: how to get it, or why it does not import; None where it is available.
     """
 
@@ -57,6 +59,7 @@ class BackendInfo:
     devices: tuple[str, ...] = ()
     dtypes: tuple[str, ...] = ()
     install: str | None = None
+    kernels: str | None = None
 
 
 def register_backend(name: str, module: str | ModuleType) -> None:
@@ -101,7 +104,10 @@ def available_backends() -> dict[str, BackendInfo]:
         except Exception as error:  # a broken backend of somebody else's must not take the others with it
             found[name] = BackendInfo(name, available=False, install=f'backend "{name}" does not import: {error!r}')
         else:
-            found[name] = BackendInfo(name, True, module.VERSION, tuple(module.devices()), tuple(module.DTYPES))
+            kernels = module.kernels_in_use() if hasattr(module, "kernels_in_use") else None
+            found[name] = BackendInfo(
+                name, True, module.VERSION, tuple(module.devices()), tuple(module.DTYPES), kernels=kernels
+            )
     return found
 
 

@@ -88,3 +88,10 @@ def test_a_dotted_module_needs_no_registration() -> None:
 def test_entry_points_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "_announced", lambda: {"announced": "tokenmerge.backends.numpy"})
     assert get_merger("tome", backend="announced", r=1).r == 1
+
+
+def test_own_kernels_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch_backend = pytest.importorskip("tokenmerge.backends.torch")
+    assert available_backends()["numpy"].kernels is None
+    monkeypatch.setattr(torch_backend, "kernels_in_use", lambda: "triton 9 on cuda")
+    assert available_backends()["torch"].kernels == "triton 9 on cuda"

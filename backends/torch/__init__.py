@@ -9,7 +9,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from tokenmerge.backends.torch import ats, attention, information_bottleneck, ltm, patch_merger, plan, pooling, tome
+from tokenmerge.backends.torch import (
+    ats,
+    attention,
+    information_bottleneck,
+    kernels,
+    ltm,
+    patch_merger,
+    plan,
+    pooling,
+    tome,
+)
 from tokenmerge.backends.torch.ats import ATS
 from tokenmerge.backends.torch.ltm import LTM
 from tokenmerge.backends.torch.merger import as_numpy
@@ -29,6 +39,11 @@ def devices() -> tuple[str, ...]:
     """Where tensors of this backend can live."""
     present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     return ("cpu", *(name for name in present if present[name]))
+
+
+def kernels_in_use() -> str | None:
+    """Who runs kernels of ours and where, such as "triton 3.6.0 on cuda"; None where PyTorch's operations do it all."""
+    return kernels.in_use()
 
 
 def from_numpy(array: np.ndarray[Any, Any], dtype: str | None = None, device: str | None = None) -> torch.Tensor:
@@ -104,6 +119,7 @@ __all__ = [
     "from_numpy",
     "gradient",
     "information_bottleneck",
+    "kernels_in_use",
     "ltm",
     "patch",
     "patch_merger",

@@ -55,11 +55,11 @@ def backends() -> None:
 
     from tokenmerge.backends import available_backends
 
-    table = Table("backend", "version", "devices", "dtypes", box=SIMPLE_HEAD)
+    table = Table("backend", "version", "devices", "dtypes", "own kernels", box=SIMPLE_HEAD)
     missing = []
     for info in available_backends().values():
         if info.available:
-            table.add_row(info.name, info.version, ", ".join(info.devices), ", ".join(info.dtypes))
+            table.add_row(info.name, info.version, ", ".join(info.devices), ", ".join(info.dtypes), info.kernels or "")
         else:
             missing.append(info.install)
             table.add_row(info.name, "not installed", style="dim")

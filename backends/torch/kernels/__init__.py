@@ -24,6 +24,6 @@ from tokenmerge.backends.torch.kernels.matching import match
 from tokenmerge.backends.torch.kernels.merging import merge
 from tokenmerge.backends.torch.kernels.placement import slots
 from tokenmerge.backends.torch.kernels.selection import place
-from tokenmerge.backends.torch.kernels.support import available, usable
+from tokenmerge.backends.torch.kernels.support import available, in_use, usable
 
-__all__ = ["attends", "attention", "available", "bipartite", "match", "merge", "place", "slots", "usable"]
+__all__ = ["attends", "attention", "available", "bipartite", "in_use", "match", "merge", "place", "slots", "usable"]

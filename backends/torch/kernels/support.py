@@ -46,6 +46,13 @@ def usable(tensor: Tensor) -> bool:
     return tensor.device.type == "cpu" and interpreted()
 
 
+def in_use() -> str | None:
+    """Where the backend uses the kernels: "triton 3.6.0 on cuda", "... on cpu, interpreted", or None for nowhere."""
+    if interpreted():
+        return f"{available()} on cpu, interpreted"
+    return f"{available()} on cuda" if torch.cuda.is_available() and _compiles(torch.cuda.current_device()) else None
+
+
 def interpreted() -> bool:
     """Whether kernels are run by Triton's interpreter, statement by statement in NumPy."""
     return os.environ.get("TRITON_INTERPRET", "").lower() in ("1", "true", "on", "yes", "y") and available() is not None

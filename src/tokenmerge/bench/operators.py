@@ -95,9 +95,9 @@ def _others(
         torch = Subject("torch", dtype=subject.dtype if subject.dtype == "float64" else "float32")
         function, inputs, _ = _BUILDERS[operation](torch, shape)
         yield "torch", torch, (function, inputs)
-        return
     _, inputs, _ = _BUILDERS[operation](subject, shape)
-    yield "textbook", subject, (_textbook(operation, subject, shape), inputs)
+    if subject.name == "torch":
+        yield "textbook", subject, (_textbook(operation, subject, shape), inputs)
     for name, function in peers.operators(operation, subject, shape):
         yield name, subject, (function, inputs)
 

@@ -11,6 +11,10 @@ from tokenmerge.bench.subject import Subject
 
 def operators(operation: str, subject: Subject, shape: dict[str, int]) -> Iterator[tuple[str, Callable[..., Any]]]:
     """Name and function for our operator's inputs."""
+    if subject.name == "jax" and operation == "attention":
+        yield "jax.nn.dot_product_attention", _jax_attention
+    if subject.name != "torch":
+        return
     if operation in ("patch_merger", "ltm") and (module := _found("vit_pytorch.vit_with_patch_merger")):
         kept = shape["M"] if operation == "patch_merger" else shape["P"]
         theirs = module.PatchMerger(dim=shape["C"], num_tokens_out=kept).to(
@@ -28,6 +32,16 @@ def operators(operation: str, subject: Subject, shape: dict[str, int]) -> Iterat
             return merge(x[:, 1:], mode="mean")
 
         yield "tomesd (no class token, no sizes)", tomesd
+
+
+def _jax_attention(query: Any, key: Any, value: Any, size: Any) -> Any:
+    """With a bias, which must be as fine as the queries are."""
+    import jax
+    import jax.numpy as jnp
+
+    query, key, value = (jnp.swapaxes(each, 1, 2) for each in (query, key, value))
+    bias = jnp.log(size).astype(query.dtype)[:, None, None, :]
+    return jnp.swapaxes(jax.nn.dot_product_attention(query, key, value, bias=bias), 1, 2)
 
 
 def _torch_dtype(subject: Subject) -> Any:

@@ -115,10 +115,21 @@ def test_an_unknown_operation_is_one_sentence() -> None:
 
 
 @pytest.mark.parametrize("most", [1, 100, 2**22])
-def test_blocks_decide_as_the_whole_matrix(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tokenmerge.backends.torch import matching, tome
+@pytest.mark.parametrize("backend", ["numpy", "torch", "jax"])
+def test_blocks_decide_as_the_whole_matrix(backend: str, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    metric = np.sign(np.random.default_rng(0).standard_normal((3, 300, 4))).astype(np.float32)
+    whole = get_merger("tome", backend="spec", r=70, protected=1).plan(metric).assignment
+    monkeypatch.setattr(f"tokenmerge.backends.{backend}.matching.MOST", most)
+    subject = Subject(backend)
+    if backend == "jax":
+        subject.backend.tome._plan.clear_cache()  # compiled with another limit
+    made = get_merger("tome", backend=backend, r=70, protected=1).plan(subject.given(metric))
+    np.testing.assert_array_equal(subject.backend.to_numpy(made.assignment), whole)
 
-    metric = torch.from_numpy(np.sign(np.random.default_rng(0).standard_normal((3, 300, 4))).astype(np.float32))
-    whole = get_merger("tome", r=70, protected=1).plan(metric.numpy()).assignment
-    monkeypatch.setattr(matching, "MOST", most)
-    np.testing.assert_array_equal(tome.plan(metric, r=70, protected=1).assignment.numpy(), whole)
+
+def test_memory_of_a_plan_grows_with_the_tokens_and_not_with_their_square() -> None:
+    for name in ("numpy", "torch"):
+        subject = Subject(name)
+        merger = get_merger("tome", backend=name, r=512, protected=1)
+        small, large = (peak(subject, merger.plan, subject.array((1, n, 8))) for n in (4096, 16384))
+        assert small is not None and large is not None and large <= 4 * small

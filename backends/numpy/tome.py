@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from tokenmerge.backends.numpy.matching import nearest
 from tokenmerge.backends.numpy.merger import Merger
 from tokenmerge.backends.numpy.plan import PartitionPlan, check
 from tokenmerge.backends.numpy.precision import working_dtype
@@ -106,12 +107,10 @@ def _bipartite(m: Array, count: Array, r: int, protected: int, order: str) -> tu
         return position, count
     removed = np.clip((count - protected) // 2, 0, r)
     positions_a, positions_b = np.arange(0, n, 2), np.arange(1, n, 2)
-    similarity = m[:, 0::2] @ np.swapaxes(m[:, 1::2], 1, 2)
     mergeable_a = (positions_a >= protected) & (positions_a < count)
     mergeable_b = (positions_b >= protected) & (positions_b < count)
-    similarity[~(mergeable_a[:, :, None] & mergeable_b[:, None, :])] = -np.inf
-    target = similarity.argmax(axis=2)  # the lowest of several maxima
-    best = np.take_along_axis(similarity, target[:, :, None], axis=2)[:, :, 0]
+    best, target = nearest(m[:, 0::2], m[:, 1::2], mergeable_b)
+    best[~mergeable_a] = -np.inf
     place = np.argsort(np.argsort(-best, axis=1, kind="stable"), axis=1)  # place of each a in the ranking
     merged = place < removed
 
@@ -141,11 +140,9 @@ def _kth(m: Array, count: Array, k: int, protected: int) -> tuple[Array, Array]:
     run = place // k
     in_run = m[:, protected : protected + runs * k].reshape(b, runs, k, d)
     kept, sources = in_run[:, :, -1], in_run[:, :, :-1].reshape(b, runs * (k - 1), d)
-    similarity = sources @ np.swapaxes(kept, 1, 2)
-    similarity[np.broadcast_to((np.arange(runs) >= full_runs)[:, None, :], similarity.shape)] = -np.inf
     most_similar = np.zeros((b, n), np.intp)
     is_source = (place >= 0) & (run < runs) & (place % k != k - 1)
-    most_similar[:, is_source] = similarity.argmax(axis=2)
+    most_similar[:, is_source] = nearest(sources, kept, np.arange(runs) < full_runs)[1]
 
     slots = protected + np.where(is_source, most_similar, run)
     slots = np.where(run < full_runs, slots, protected + full_runs + place - full_runs * k)
@@ -166,13 +163,9 @@ def _random(
     shuffled = np.take_along_axis(permutation, np.argsort(~shuffled_in, axis=1, kind="stable"), axis=1)
     column, remaining = np.arange(n), np.maximum(count - protected, 0)
     m = np.take_along_axis(m, shuffled[:, :, None], axis=1)
-    similarity = m[:, :most_removed] @ np.swapaxes(m, 1, 2)
-    is_target = (column >= removed) & (column < remaining)
-    similarity[np.broadcast_to(~is_target[:, None, :], similarity.shape)] = -np.inf
+    target = nearest(m[:, :most_removed], m, (column >= removed) & (column < remaining))[1]
     column_of = np.broadcast_to(column, shuffled.shape).copy()
-    column_of[:, :most_removed] = np.where(
-        column[:most_removed] < removed, similarity.argmax(axis=2), column[:most_removed]
-    )
+    column_of[:, :most_removed] = np.where(column[:most_removed] < removed, target, column[:most_removed])
     assignment = np.empty(shuffled.shape, np.intp)
     np.put_along_axis(assignment, shuffled, protected + column_of - removed, axis=1)
     assignment = np.where((rank < protected) | (removed == 0), rank, assignment)

@@ -94,9 +94,8 @@ MUTANTS = (
         "tome",
         ("Array = np.ndarray[Any, Any]\n", "Array = np.ndarray[Any, Any]\nNOISE = np.random.default_rng(0)\n"),
         (
-            "    similarity = m[:, 0::2] @ np.swapaxes(m[:, 1::2], 1, 2)\n",
-            "    similarity = m[:, 0::2] @ np.swapaxes(m[:, 1::2], 1, 2)\n"
-            "    similarity += NOISE.uniform(0, 0.5, similarity.shape).astype(m.dtype)\n",
+            "    best[~mergeable_a] = -np.inf\n",
+            "    best += NOISE.uniform(0, 0.5, best.shape).astype(m.dtype)\n    best[~mergeable_a] = -np.inf\n",
         ),
     ),
     _mutant(

@@ -6,8 +6,10 @@ from tokenmerge.conformance.mutants.edited import Edit
 from tokenmerge.conformance.mutants.mutant import Mutant
 
 
-def _mutant(name: str, rule: str, what: str, *changes: tuple[str, str], everywhere: bool = False) -> Mutant:
-    edits = tuple(Edit("tome", old, new, everywhere) for old, new in changes)
+def _mutant(
+    name: str, rule: str, what: str, *changes: tuple[str, str], everywhere: bool = False, file: str = "tome"
+) -> Mutant:
+    edits = tuple(Edit(file, old, new, everywhere) for old, new in changes)
     return Mutant(f"tome-{name}", rule, what, edits, mergers=("tome",))
 
 
@@ -19,7 +21,8 @@ def tokens_removed(num_tokens: int, r: int, protected: int = 0) -> int:
     return max(0, min(r, {most}))
 """
 _PLACE = 'place = np.argsort(np.argsort(-best, axis=1, kind="stable"), axis=1)'
-_MASKED = "    similarity[~(mergeable_a[:, :, None] & mergeable_b[:, None, :])] = -np.inf\n"
+_MASKED = "    best[~mergeable_a] = -np.inf\n"
+_NEAREST = "nearest(m[:, 0::2], m[:, 1::2], mergeable_b)"
 
 MUTANTS = (
     _mutant(
@@ -59,9 +62,10 @@ MUTANTS = (
         "TOME-2",
         "Opposite vectors count as similar.",
         (
-            "similarity = m[:, 0::2] @ np.swapaxes(m[:, 1::2], 1, 2)",
-            "similarity = np.abs(m[:, 0::2] @ np.swapaxes(m[:, 1::2], 1, 2))",
+            "similarity = a[some, part] @ np.swapaxes(b[some], 1, 2)",
+            "similarity = np.abs(a[some, part] @ np.swapaxes(b[some], 1, 2))",
         ),
+        file="matching",
     ),
     _mutant(
         "zero-vector-nan",
@@ -106,19 +110,19 @@ MUTANTS = (
         "odd-number-off-by-one",
         "TOME-3",
         "In an odd number of tokens the pairs are formed from behind, and the first token has no partner.",
-        (_MASKED, f"{_MASKED}    similarity[(count % 2 == 1)[:, 0], :1] = -np.inf\n"),
+        (_MASKED, f"{_MASKED}    best[(count % 2 == 1)[:, 0], :1] = -np.inf\n"),
     ),
     _mutant(
         "class-token-merges",
         "TOME-4",
         "Protected tokens at even positions look for a partner like all others.",
-        (_MASKED, _MASKED.replace("mergeable_a[:, :, None]", "(positions_a < count)[:, :, None]")),
+        (_MASKED, _MASKED.replace("mergeable_a", "(positions_a < count)")),
     ),
     _mutant(
         "distillation-token-receives",
         "TOME-4",
         "Other tokens may merge into a protected token at an odd position.",
-        (_MASKED, _MASKED.replace("mergeable_b[:, None, :]", "(positions_b < count)[:, None, :]")),
+        (_NEAREST, _NEAREST.replace("mergeable_b", "positions_b < count")),
     ),
     _mutant(
         "only-class-token-in-front",
@@ -138,18 +142,20 @@ MUTANTS = (
         "TOME-5",
         "Of equally similar partners the last is taken.",
         (
-            "target = similarity.argmax(axis=2)  # the lowest of several maxima",
-            "target = similarity.shape[2] - 1 - similarity[:, :, ::-1].argmax(axis=2)",
+            "= similarity.argmax(axis=2)  # the lowest of several maxima",
+            "= similarity.shape[2] - 1 - similarity[:, :, ::-1].argmax(axis=2)",
         ),
+        file="matching",
     ),
     _mutant(
         "second-best-partner",
         "TOME-5",
         "A token prefers the odd token right behind it if that is nearly as similar as the best.",
         (
-            "target = similarity.argmax(axis=2)",
-            "target = (similarity + 0.1 * (positions_a[:, None] + 1 == positions_b)).argmax(axis=2)",
+            "= similarity.argmax(axis=2)",
+            "= (similarity + 0.1 * (np.arange(length)[part, None] == np.arange(partners))).argmax(axis=2)",
         ),
+        file="matching",
     ),
     _mutant(
         "ranking-ties-high",
@@ -221,7 +227,10 @@ MUTANTS = (
         "kth-stays-in-run",
         "TOME-10",
         'Matching "kth" merges every run into its own last token.',
-        ("most_similar[:, is_source] = similarity.argmax(axis=2)", "most_similar[:] = run"),
+        (
+            "most_similar[:, is_source] = nearest(sources, kept, np.arange(runs) < full_runs)[1]",
+            "most_similar[:] = run",
+        ),
     ),
     _mutant(
         "random-rest-sorted",

@@ -37,8 +37,8 @@ def devices() -> tuple[str, ...]:
 
 def from_numpy(array: np.ndarray[Any, Any], dtype: str | None = None, device: str | None = None) -> jax.Array:
     """An array of this backend, in its dtype or in one of `DTYPES`."""
-    made = jnp.array(array, dtype=dtype)
-    return made if device is None else jax.device_put(made, jax.devices(device)[0])
+    values = np.array(array, dtype=None if dtype is None else jnp.dtype(dtype))  # JAX would compile this cast
+    return jax.device_put(values, None if device is None else jax.devices(device)[0])
 
 
 def to_numpy(array: jax.Array) -> np.ndarray[Any, Any]:

@@ -106,14 +106,14 @@ compiled(
 )
 compiled(selection.place, "*fp32 *i64 i32", BLOCK=32, OTHERS=128)
 compiled(placement.slots, "*i64 *i64 *i64 *i64" + " i32" * 4, ORDER="grouped", BLOCK=32, OTHERS=256)
-compiled(placement.arrange, "*fp32 *i64 *i64 *i64" + " i32" * 4, BY_SCORE=False, BLOCK=128, OTHERS=64)
-compiled(merging.group, "*i64 *i32 *i32 *i32 i32 i32", BLOCK=16, OTHERS=256)
+compiled(placement.arrange, "*fp32 *i64 *i64 *i64" + " i32" * 4, BY_SCORE=False, BLOCK=512, OTHERS=16)
+compiled(merging.order, "*i64 *i32 *i32 i32 i32", BLOCK=16, OTHERS=256)
 compiled(merging.bounds, "*i64 *i32 *i32 i32 i32", BLOCK=256)
 shapes = " *i32 *i32 *i32 *bf16 *fp32 *i32" + " i32" * 6
 program = compiled(merging.merge, "*bf16 *fp32" + shapes, WORK=tl.float32, BLOCK_P=8, BLOCK_C=128)
 assert "div.rn.f32" in program and "atom" not in program
 shapes = " *i64 *bf16 *fp32 *i32" + " i32" * 6
-program = compiled(merging.merge_short, "*bf16 *fp32" + shapes, WORK=tl.float32, BLOCK_P=8, BLOCK_C=128, BLOCK_N=256)
+program = compiled(merging.merge_short, "*bf16 *fp32" + shapes, WORK=tl.float32, BLOCK_P=4, BLOCK_C=256, BLOCK_N=256)
 assert "div.rn.f32" in program and "atom" not in program
 """
 

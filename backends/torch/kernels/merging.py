@@ -12,7 +12,7 @@ from tokenmerge.backends.torch.precision import is_recorded, safe_divide, workin
 
 Tensor = torch.Tensor
 
-SHORT = 1024  # up to so many tokens of a sample every block of slots looks for its own members
+SHORT, FEW = 256, 8192  # up to so many tokens of a sample, and in all, every block of slots looks for its own members
 LONG = 4096  # beyond so many a sort is faster than to compare every token with every other
 
 
@@ -55,11 +55,12 @@ def merge_tokens(x: Tensor, size: Tensor, assignment: Tensor, num_tokens_out: in
         return y, total, count
     # the interpreter cannot round to bfloat16
     out = torch.empty_like(y, dtype=size.dtype) if interpreted() else y
-    block_p, block_c = block(p, 1, 8), block(c, 16, 128)
+    short = n <= SHORT and batch * n <= FEW
+    block_p, block_c = block(p, 1, 4 if short else 8), block(c, 16, 256 if short else 128)
     results = (out, total, count, n, p, c, *x.stride())
     grid = (batch * -(-p // block_p), max(-(-c // block_c), 1))
     options = {"WORK": TYPES[size.dtype], "BLOCK_P": block_p, "BLOCK_C": block_c, "num_warps": 4}
-    if n <= SHORT:
+    if short:
         given = (x, size.contiguous(), assignment.contiguous())
         device.merge_short[grid](*given, *results, BLOCK_N=block(n, 16, SHORT), **options)
     else:
@@ -75,13 +76,13 @@ def _members(assignment: Tensor, num_tokens_out: int) -> tuple[Tensor, Tensor, T
     first, end = torch.zeros((2, batch, p), dtype=torch.int32, device=assignment.device)  # a slot may have none
     if n > LONG:
         slots, members = assignment.sort(dim=1, stable=True)
-        size = block(n, 16, 256)
-        device.bounds[(batch * -(-n // size),)](slots, first, end, n, p, BLOCK=size, num_warps=4)
-        return members, first, end
-    members = torch.empty((batch, n), dtype=torch.int32, device=assignment.device)
-    device.group[(batch * -(-n // 16),)](
-        assignment.contiguous(), members, first, end, n, p, BLOCK=16, OTHERS=256, num_warps=4
-    )
+    else:
+        slots, members = torch.empty((2, batch, n), dtype=torch.int32, device=assignment.device)
+        device.order[(batch * -(-n // 16),)](
+            assignment.contiguous(), slots, members, n, p, BLOCK=16, OTHERS=256, num_warps=4
+        )
+    size = block(n, 16, 256)
+    device.bounds[(batch * -(-n // size),)](slots, first, end, n, p, BLOCK=size, num_warps=4)
     return members, first, end
 
 

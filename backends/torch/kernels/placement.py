@@ -36,8 +36,8 @@ def arrange(
             protected,
             BY_SCORE=order == "score",
             BLOCK=block(num_tokens - num_tokens // 2, 16, 1024),
-            OTHERS=block(na, 16, 64),
-            num_warps=4,
+            OTHERS=16,
+            num_warps=8,
         )
     return placed
 

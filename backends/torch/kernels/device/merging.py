@@ -5,28 +5,21 @@ import triton.language as tl
 
 
 @triton.jit(do_not_specialize=["n", "p"])
-def group(assignment_ptr, members_ptr, first_ptr, end_ptr, n, p, BLOCK: tl.constexpr, OTHERS: tl.constexpr):
-    """Tokens slot by slot, within a slot by position; where the members of a slot start and end."""
+def order(assignment_ptr, slots_ptr, members_ptr, n, p, BLOCK: tl.constexpr, OTHERS: tl.constexpr):
+    """Tokens, and their slots, sorted by slot and then by position: a place is the number of tokens in front."""
     blocks = (n + BLOCK - 1) // BLOCK
     sample = (tl.program_id(0) // blocks).to(tl.int64)
     own = (tl.program_id(0) % blocks) * BLOCK + tl.arange(0, BLOCK)
     slot = tl.load(assignment_ptr + sample * n + own, mask=own < n, other=-1).to(tl.int32)
-    slot = tl.where(slot < 0, p, slot)  # dropped tokens come last
-    lower = tl.full((BLOCK,), 0, tl.int32)
-    earlier = tl.full((BLOCK,), 0, tl.int32)
-    together = tl.full((BLOCK,), 0, tl.int32)
+    key = tl.where(slot < 0, p, slot) * n + own  # dropped tokens come last
+    place = tl.full((BLOCK,), 0, tl.int32)
     for start in range(0, n, OTHERS):
         other = start + tl.arange(0, OTHERS)
         slots = tl.load(assignment_ptr + sample * n + other, mask=other < n, other=-1).to(tl.int32)
-        slots = tl.where(slots < 0, p, slots)
-        same = (slots[None, :] == slot[:, None]) & (other < n)[None, :]
-        lower += tl.sum((slots[None, :] < slot[:, None]).to(tl.int32), 1)
-        earlier += tl.sum((same & (other[None, :] < own[:, None])).to(tl.int32), 1)
-        together += tl.sum(same.to(tl.int32), 1)
-    tl.store(members_ptr + sample * n + lower + earlier, own, mask=own < n)
-    leads = (own < n) & (earlier == 0) & (slot < p)
-    tl.store(first_ptr + sample * p + slot, lower, mask=leads)
-    tl.store(end_ptr + sample * p + slot, lower + together, mask=leads)
+        keys = tl.where(slots < 0, p, slots) * n + other
+        place += tl.sum(((keys[None, :] < key[:, None]) & (other < n)[None, :]).to(tl.int32), 1)
+    tl.store(members_ptr + sample * n + place, own, mask=own < n)
+    tl.store(slots_ptr + sample * n + place, slot, mask=own < n)
 
 
 @triton.jit(do_not_specialize=["n", "p"])

@@ -218,7 +218,7 @@ class Block(nn.Module):
         if plan is None:
             x = x + branch
         if isinstance(merger, ToMe):
-            plan = merger.plan(key.to(working_dtype(key)).mean(dim=1), mask=mask)
+            plan = merger.plan(key.mean(dim=1, dtype=working_dtype(key)), mask=mask)
         elif isinstance(merger, LTM):
             x = _clear(x, mask)
             plan = merger.plan(x, prior=prior if self.step.chained else None, mask=mask)

@@ -76,4 +76,4 @@ class ToMePatch(Method):
 
 def mean_key(keys: Tensor, heads: int) -> Tensor:
     """Keys averaged over the axis `heads`, in working precision."""
-    return keys.to(working_dtype(keys)).mean(dim=heads)
+    return keys.mean(dim=heads, dtype=working_dtype(keys))

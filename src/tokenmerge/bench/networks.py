@@ -92,7 +92,7 @@ def _merging_alone(model: Any, subject: Subject, batch: int) -> Callable[[], Non
         if kind == "tome":
 
             def merge(merger: Any = merger, x: Any = x, key: Any = key, size: Any = size) -> Any:
-                return merger(x, metric=key.to(size.dtype).mean(dim=1), size=size)
+                return merger(x, metric=key.mean(dim=1, dtype=size.dtype), size=size)
         elif kind == "ats":
 
             def merge(merger: Any = merger, x: Any = x, key: Any = key, size: Any = size) -> Any:

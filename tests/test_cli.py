@@ -166,3 +166,10 @@ def test_a_mistake_of_ours_keeps_its_traceback() -> None:
 
     for command in ("crash", "empty"):
         assert isinstance(CliRunner().invoke(other, [command]).exception, (ValueError, RuntimeError))
+
+
+def test_no_option_is_named_like_its_placeholder() -> None:
+    """Some releases of typer (0.27.2 with click 8.5.0, for one) then know it in capitals only."""
+    commands: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    options = [each for command in commands.values() for each in command.params if each.param_type_name == "option"]
+    assert options and not [each.name for each in options if each.metavar == each.name.upper()]

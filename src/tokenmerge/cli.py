@@ -137,7 +137,7 @@ def conformance(
     device: Annotated[str, typer.Option(metavar="NAME", help="One of the backend's devices; else its default.")] = "",
     dtype: Annotated[str, typer.Option(metavar="NAMES", help="Dtypes with commas between; else all it has.")] = "",
     merger: Annotated[str, typer.Option(metavar="NAMES", help="Mergers with commas between; else all.")] = "",
-    level: Annotated[str, typer.Option(metavar="LEVEL", help="How many examples: quick, ci or deep.")] = "ci",
+    level: Annotated[str, typer.Option(metavar="NAME", help="How many examples: quick, ci or deep.")] = "ci",
     seed: Annotated[int | None, typer.Option(help="Of the examples; else the same ones every time.")] = None,
     skips: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Checks to leave out, a line each: check [@ dtype]: reason.")

@@ -17,9 +17,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from tokenmerge.backends.torch.patch.bias import attention_dtype, key_bias
 from tokenmerge.backends.torch.patch.method import Method
 from tokenmerge.backends.torch.patch.state import Call, Thread
-from tokenmerge.backends.torch.precision import safe_log
 
 Tensor = torch.Tensor
 
@@ -110,7 +110,7 @@ class Attend(Hook):
                 f"got {'a mask' if given is not None else 'is_causal=True'}"
             )
         kwargs = dict(kwargs)
-        bias = key_bias(call, self.patch.method.proportional, attention_dtype(x))
+        bias = bias_of(call, self.patch.method.proportional, x)
         if at is not None and len(args) > at:
             args = (*args[:at], bias, *args[at + 1 :])
         elif bias is not None or self.mask in kwargs:
@@ -203,21 +203,10 @@ class Tokens(Hook):
             call.tokens = output
 
 
-def key_bias(call: Call, proportional: bool, dtype: torch.dtype) -> Tensor | None:
-    """`log size`, and -inf for padding, as `(B,1,1,N)` to be added to the logits; None where it would be zero."""
-    bias: Tensor | None = None
-    if proportional and call.size is not None:
-        bias = safe_log(call.size)
-    if call.mask is not None:
-        bias = torch.where(call.mask, 0.0 if bias is None else bias, -torch.inf)
-    return None if bias is None else bias[:, None, None, :].to(dtype)
-
-
-def attention_dtype(x: Tensor) -> torch.dtype:
-    """The dtype of queries and keys that are made of `x`."""
-    if not x.is_meta and torch.is_autocast_enabled(x.device.type):
-        return torch.get_autocast_dtype(x.device.type)
-    return x.dtype
+def bias_of(call: Call, proportional: bool, x: Tensor) -> Tensor | None:
+    """Sizes, if they count, and padding of the last tokens of a call, as a bias of the keys that are made of `x`."""
+    size, mask = (None if each is None else each[:, each.shape[1] - x.shape[1] :] for each in (call.size, call.mask))
+    return key_bias(size if proportional else None, mask, attention_dtype(x))
 
 
 def zero(like: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from tokenmerge.backends.torch.patch.hooks import Hook, Patch, attention_dtype, key_bias
+from tokenmerge.backends.torch.patch.hooks import Hook, Patch, bias_of
 from tokenmerge.backends.torch.patch.state import Call
 from tokenmerge.backends.torch.pooling import mean_pool
 
@@ -68,8 +68,7 @@ class AttentionPool(Pool):
         if call.replaced:
             assert call.tokens is not None
             x = call.tokens
-        bias = key_bias(call, True, attention_dtype(x))
-        return (x, *args[1:]), kwargs | {"attn_mask": None if bias is None else bias[..., -x.shape[1] :]}
+        return (x, *args[1:]), kwargs | {"attn_mask": bias_of(call, True, x)}
 
 
 class ProbePool(Pool):
@@ -79,7 +78,7 @@ class ProbePool(Pool):
         call = self.merged_call()
         if call is None:
             return None
-        bias = key_bias(call, True, attention_dtype(args[0]))
+        bias = bias_of(call, True, args[1])
         return args, kwargs | {"key_padding_mask": None if bias is None else bias[:, 0, 0]}
 
 

@@ -1,0 +1,27 @@
+"""Patched models with the Triton kernels, in processes of their own like `test_torch_kernels.py`."""
+
+from __future__ import annotations
+
+import pytest
+
+pytest.importorskip("torch")
+
+from test_torch_kernels import cases, needs_triton
+
+NEEDED = {"triton_patch_cases.py": ("timm",), "triton_transformers_cases.py": ("timm", "transformers")}
+
+
+@needs_triton
+@pytest.mark.parametrize("file", NEEDED)
+def test_patched_models_under_the_interpreter(file: str) -> None:
+    for library in NEEDED[file]:
+        pytest.importorskip(library)
+    assert " passed" in cases(file)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("file", NEEDED)
+def test_patched_models_on_a_gpu(file: str) -> None:
+    for library in NEEDED[file]:
+        pytest.importorskip(library)
+    assert " passed" in cases(file, interpret=False, TRITON_CASES_DEVICE="cuda")

@@ -328,6 +328,17 @@ def test_derivatives_forward_are_those_of_the_matrix() -> None:
     assert all(same(g, w) for pair in zip(got, want, strict=True) for g, w in zip(*pair, strict=True))
 
 
+def test_sizes_that_learn_nothing_do_not_seem_to() -> None:
+    """They are made in one go with tokens that do; attention of sizes that learn has no kernel."""
+    x = torch.randn(1, 6, 4, device=DEVICE, requires_grad=True)
+    assignment = torch.tensor([[0, 1, 1, 2, 2, 2]], device=DEVICE)
+    for learns in (False, True):
+        size = torch.ones(1, 6, device=DEVICE, requires_grad=learns)
+        for merge in (kernels.merge, torch.compile(kernels.merge, fullgraph=True, backend="aot_eager")):
+            y, total = merge(x, size, assignment, 3)
+            assert y.requires_grad and total.requires_grad == learns
+
+
 def test_a_dropped_token_has_no_gradient_even_where_it_is_no_number() -> None:
     assignment, p = groups()
     x = integers(-3, 4, *assignment.shape, 5, seed=16).masked_fill((assignment < 0)[:, :, None], torch.nan)

@@ -7,6 +7,7 @@ TRITON_CASES_DEVICE=cuda pytest tests/triton_patch_cases.py    on a GPU
 from __future__ import annotations
 
 import contextlib
+import copy
 import os
 from typing import Any
 
@@ -341,6 +342,36 @@ def test_it_compiles_as_one_graph(family: str, merging: str) -> None:
     assert is_ordinary(got) and torch.equal(got, want)
     assert sum("attention_tokens" in target for target in seen) == (3 if family == "siglip" else 2), seen
     assert sum("scaled_dot_product" in target for target in seen) == 1, seen  # of the first block
+
+
+@pytest.mark.parametrize("merging", ["tome", "ats"])
+def test_gradients_are_those_of_our_own_network(merging: str, uses: list[Any]) -> None:
+    name, options, _ = timm_cases.MERGINGS[merging]
+    model, x = build("vit", torch.bfloat16), images(torch.bfloat16)
+    network = own(model, "vit", merging)
+    patch(model, name, **options)
+    model(x).float().square().sum().backward()
+    assert len(uses) == 2
+    network(x).logits.float().square().sum().backward()
+    assert len(uses) == 4
+    gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
+    for name, parameter in network.named_parameters():
+        assert parameter.grad is not None and parameter.grad.any()
+        assert torch.equal(gradients[name], parameter.grad), name
+
+
+@pytest.mark.parametrize("merging", ["tome", "ats"])
+def test_it_compiles_as_one_graph_forward_and_back(merging: str) -> None:
+    name, options, _ = timm_cases.MERGINGS[merging]
+    model, x = build("vit", torch.bfloat16), images(torch.bfloat16)
+    twin, seen = copy.deepcopy(model), list[str]()
+    for each in (model, twin):
+        patch(each, name, **options)
+    for result in (model(x), compiled(twin, seen)(x)):
+        result.float().square().sum().backward()
+    for (name, got), want in zip(twin.named_parameters(), model.parameters(), strict=True):
+        assert torch.equal(got.grad, want.grad), name
+    assert sum("attention_gradients" in target for target in seen) == 2, seen
 
 
 def test_it_maps_over_another_axis(uses: list[Any]) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from tokenmerge.backends.torch.kernels.attention import transformed
 from tokenmerge.backends.torch.kernels.operators import operator
 from tokenmerge.backends.torch.kernels.support import block, interpreted
 from tokenmerge.backends.torch.precision import is_recorded, safe_divide, working_dtype
@@ -42,6 +43,8 @@ def merge(x: Tensor, size: Tensor, assignment: Tensor, num_tokens_out: int) -> t
     else:
         merging = _Merge if torch.compiler.is_compiling() else _MergeForward
         y, total, _ = merging.apply(x, sizes, assignment, num_tokens_out)
+        if not (sizes.requires_grad or transformed()):
+            total = total.detach()  # made beside `y` they would pass for learned, which rules the attention kernel out
     return y, total.to(kept)
 
 

@@ -17,7 +17,7 @@ from tokenmerge.bench.timing import best
 MALLOC = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_")
 PACKAGES = ("tokenmerge", "numpy", "torch", "triton", "jax", "vit-pytorch", "tomesd")
 COPIED = 2**26  # bytes, more than caches hold
-WIDTH = 2048  # of the matrices that are multiplied
+WIDTHS = (256, 2048)  # of the matrices that are multiplied; the large one where that takes no seconds
 
 
 class Limits(NamedTuple):
@@ -33,12 +33,21 @@ def limits(subject: Subject) -> Limits:
     On the CPU a copy into memory that is there already counts, if it is faster.
     """
     items = COPIED // subject.itemsize
-    copied, square = subject.array((items,)), subject.array((WIDTH, WIDTH))
+    copied = subject.array((items,))
     seconds = best(subject.call(lambda x: -x, copied))
     if subject.where == "cpu":
         source, target = np.ones(COPIED, np.uint8), np.zeros(COPIED, np.uint8)
         seconds = min(seconds, best(lambda: np.copyto(target, source)))
-    return Limits(2 * COPIED / seconds, WIDTH**3 / best(subject.call(lambda x: x @ x, square)))
+    return Limits(2 * COPIED / seconds, _rate(subject))
+
+
+def _rate(subject: Subject) -> float:
+    small, large = WIDTHS
+    width = small
+    taken = best(subject.call(lambda x: x @ x, subject.array((small, small))))
+    if taken * (large / small) ** 3 < 1:  # a CPU multiplies float16 number by number
+        width, taken = large, best(subject.call(lambda x: x @ x, subject.array((large, large))))
+    return width**3 / taken
 
 
 def facts(subjects: Sequence[Subject] = ()) -> dict[str, Any]:

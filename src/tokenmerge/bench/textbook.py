@@ -57,7 +57,7 @@ def attention_weights(query: Tensor, key: Tensor, size: Tensor | None = None) ->
 
 def attention(query: Tensor, key: Tensor, value: Tensor, size: Tensor | None = None) -> Tensor:
     """Attention of all heads."""
-    return attention_weights(query, key, size) @ value
+    return attention_weights(query, key, size).to(value.dtype) @ value
 
 
 def ats_block(query: Tensor, key: Tensor, value: Tensor, x: Tensor, max_tokens: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -57,10 +57,11 @@ def bench(
     if network not in networks.NETWORKS:
         raise ValueError(f"bench: `network` must be one of {', '.join(networks.NETWORKS)}, got {network!r}")
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # PyTorch's profiler, which counts memory, is talkative
-    installed = [info.name for info in available_backends().values() if info.available]
+    if not backends:  # else none but these is imported: JAX takes most of a GPU's memory when it starts
+        backends = [info.name for info in available_backends().values() if info.available]
     given = None if shape is None else parse(shape)
     subjects = [
-        Subject(name, device, dtype, graph) for name in backends or installed if name in ("numpy", "torch", "jax")
+        Subject(name, device, dtype, graph) for name in backends if name in ("numpy", "torch", "jax")
     ]
     if threads is not None and any(each.name == "torch" for each in subjects):
         import torch

@@ -60,9 +60,7 @@ def bench(
     if not backends:  # else none but these is imported: JAX takes most of a GPU's memory when it starts
         backends = [info.name for info in available_backends().values() if info.available]
     given = None if shape is None else parse(shape)
-    subjects = [
-        Subject(name, device, dtype, graph) for name in backends if name in ("numpy", "torch", "jax")
-    ]
+    subjects = [Subject(name, device, dtype, graph) for name in backends if name in ("numpy", "torch", "jax")]
     if threads is not None and any(each.name == "torch" for each in subjects):
         import torch
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from tokenmerge.backends.torch import kernels
-from tokenmerge.backends.torch.plan import gather_rows
+from tokenmerge.backends.torch.gathers import gather_rows
 from tokenmerge.backends.torch.precision import matmul
 from tokenmerge.backends.torch.ties import descending, first_max, first_place, largest
 

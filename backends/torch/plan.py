@@ -6,15 +6,15 @@ Nothing waits for the device. Plans are PyTorch pytrees: they go in and out of `
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from torch.utils import _pytree as pytree
 
 from tokenmerge.backends.torch import kernels
+from tokenmerge.backends.torch.gathers import gather_or_zero, gather_rows, or_last
 from tokenmerge.backends.torch.precision import matmul, reads_at_once, safe_divide, working_dtype
+from tokenmerge.backends.torch.pytrees import register
 from tokenmerge.backends.torch.segments import mean_rows, sum_rows
 from tokenmerge.spec.arguments import check_composable
 from tokenmerge.spec.calls import Calls
@@ -174,7 +174,7 @@ class PartitionPlan(Plan):
 
     def unmerge(self, y: Tensor) -> Tensor:
         self._check_unmerge(y)
-        return _gather_or_zero(y, self.assignment)
+        return gather_or_zero(y, self.assignment)
 
     def _weights(self, size: Tensor) -> Tensor:
         """`(B,N)`, each token's share of its slot; equal shares where the sizes add up to zero."""
@@ -256,7 +256,7 @@ class SelectionPlan(Plan):
 
     def unmerge(self, y: Tensor) -> Tensor:
         self._check_unmerge(y)
-        return _gather_or_zero(y, _assignment(self))
+        return gather_or_zero(y, _assignment(self))
 
     def share(self) -> Tensor:
         return self.matrix().transpose(1, 2)
@@ -356,7 +356,7 @@ def compose(first: Plan, second: Plan, size: Tensor | None = None) -> Plan:
     step_one, step_two = _assignment(first), _assignment(second)
     assignment = torch.cat([step_two, step_two.new_full((step_two.shape[0], 1), -1)], dim=1)
     # slot -1 of the first step finds the extra last entry of the second
-    assignment = assignment.gather(1, _or_last(step_one, second.num_tokens_in))
+    assignment = assignment.gather(1, or_last(step_one, second.num_tokens_in))
     return PartitionPlan(assignment, second.num_tokens_out, second.mask)
 
 
@@ -395,61 +395,10 @@ def _assignment(plan: Plan) -> Tensor:
     return token.new_full((token.shape[0], n + 1), -1).scatter(1, token, slot)[:, :n]
 
 
-def gather_rows(y: Tensor, index: Tensor) -> Tensor:
-    """Row `index (B,N)` of `y (B,P,C)` for every token."""
-    (b, p, c), n = y.shape, index.shape[1]
-    return y.reshape(b * p, c).index_select(0, _row(index, p)).reshape(b, n, c)
-
-
-def _gather_or_zero(y: Tensor, slot: Tensor) -> Tensor:
-    """Row `slot` of `y (B,P,C)` for every token; zeros for slot -1."""
-    zeros = y.new_zeros((y.shape[0], 1, y.shape[2]))
-    return gather_rows(torch.cat([y, zeros], dim=1), _or_last(slot, y.shape[1]))
-
-
-def _or_last(slot: Tensor, last: int) -> Tensor:
-    slot = slot.long()
-    return torch.where(slot < 0, last, slot)
-
-
-def _row(index: Tensor, rows: int) -> Tensor:
-    """Indices `(B,N)` into samples of `rows` rows as indices into all samples under one another."""
-    first = rows * torch.arange(index.shape[0], device=index.device)
-    return (index + first[:, None]).reshape(-1)
-
-
 def _largest(slots: Tensor) -> int:
     return int(slots.max()) if slots.numel() else -1
 
 
-def _register(cls: type[Plan], tensors: tuple[str, ...], static: tuple[str, ...] = ()) -> None:
-    """Make a plan a pytree: its tensors are the leaves, except those that are None, and its integers the structure."""
-
-    def flatten(plan: Plan) -> tuple[list[Any], Any]:
-        present = tuple(name for name in tensors if getattr(plan, name) is not None)
-        return [getattr(plan, name) for name in present], (present, tuple(getattr(plan, name) for name in static))
-
-    def flatten_with_keys(plan: Plan) -> tuple[list[tuple[Any, Any]], Any]:
-        leaves, context = flatten(plan)
-        return [(pytree.GetAttrKey(name), leaf) for name, leaf in zip(context[0], leaves, strict=True)], context
-
-    def unflatten(leaves: Iterable[Any], context: Any) -> Plan:
-        plan = object.__new__(cls)  # unchecked: leaves need not be tensors (vmap puts its axes there)
-        values = (
-            dict.fromkeys(tensors)
-            | dict(zip(context[0], leaves, strict=True))
-            | dict(zip(static, context[1], strict=True))
-        )
-        for name, value in values.items():
-            object.__setattr__(plan, name, value)
-        return plan
-
-    name = f"{cls.__module__}.{cls.__name__}"
-    pytree.register_pytree_node(
-        cls, flatten, unflatten, serialized_type_name=name, flatten_with_keys_fn=flatten_with_keys
-    )
-
-
-_register(PartitionPlan, ("assignment", "mask"), ("num_tokens_out",))
-_register(SelectionPlan, ("indices", "mask"), ("num_tokens_in",))
-_register(DensePlan, ("weights", "mask"))
+register(PartitionPlan, ("assignment", "mask"), ("num_tokens_out",))
+register(SelectionPlan, ("indices", "mask"), ("num_tokens_in",))
+register(DensePlan, ("weights", "mask"))

@@ -9,9 +9,10 @@ from __future__ import annotations
 import torch
 
 from tokenmerge.backends.torch import kernels
+from tokenmerge.backends.torch.gathers import gather_rows
 from tokenmerge.backends.torch.matching import best_pairs, nearest
 from tokenmerge.backends.torch.merger import Merger
-from tokenmerge.backends.torch.plan import PartitionPlan, check, gather_rows
+from tokenmerge.backends.torch.plan import PartitionPlan, check
 from tokenmerge.backends.torch.precision import reads_at_once, working_dtype
 from tokenmerge.backends.torch.ties import descending, inverse, true_first
 from tokenmerge.spec import arguments

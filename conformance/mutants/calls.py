@@ -142,7 +142,10 @@ MUTANTS = (
         "Matching needs at least one token at an odd position.",
         "tome",
         "tome",
-        ("    if tokens_removed(n, r, protected) == 0:\n        return position, count\n", ""),
+        (
+            "    if tokens_removed(n, r, protected) == 0:\n",
+            "    m[:, 1]\n    if tokens_removed(n, r, protected) == 0:\n",
+        ),
     ),
     _mutant(
         "unknown-parameters-ignored",

@@ -1,4 +1,4 @@
-"""Triton kernels for ToMe on a GPU (docs/tome.md): match, rank, place, merge, attend; no matrix of pairs and no sort.
+"""Triton kernels for ToMe on a GPU (docs/tome.md): match, rank, place, merge, attend; no matrix of pairs.
 
 Everything else of the backend works without them. This package imports without Triton: the kernels proper, in
 `device/`, are imported when one first runs. Whoever has a tensor asks `usable(tensor)` and then calls
@@ -10,10 +10,10 @@ Everything else of the backend works without them. This package imports without 
     merge       the size-weighted mean and the total size of every slot, in one pass over the tokens
     attention   proportional attention in half precision, with the logarithm of the sizes in float32 (ask `attends`)
 
-They are operators of PyTorch (`torch.ops.tokenmerge`): they compile without a graph break, map over another axis
-(`torch.vmap`), wait for no device and so go into a CUDA graph, and use no atomics, so that a result is always the same.
-`merge` and `attention` have gradients. With `TRITON_INTERPRET=1` in the environment they run on the CPU, slowly, to be
-tested.
+All but `place` and `slots`, the parts of `bipartite`, are operators of PyTorch (`torch.ops.tokenmerge`): they compile
+without a graph break, map over another axis (`torch.vmap`), wait for no device and so go into a CUDA graph, and use no
+atomics, so that a result is always the same. `merge` and `attention` have gradients. With `TRITON_INTERPRET=1` in the
+environment they run on the CPU, slowly, to be tested.
 """
 
 from __future__ import annotations

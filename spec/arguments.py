@@ -27,7 +27,8 @@ def dtype_name(array: Any) -> str:
     'float32'
     """
     text = str(array.dtype)  # "float32", "torch.float32", "mlx.core.float32", "<dtype: 'float32'>", ...
-    return next((name for name in _NAMES if name in text), text)
+    last = text.rpartition(".")[2]
+    return last if last in _NAMES else next((name for name in _NAMES if name in text), text)
 
 
 def check_array(
@@ -67,7 +68,10 @@ def check_array(
     if dtype_name(array) not in KINDS[kind]:
         raise TypeError(f"{owner}: `{name}` must be {kind}, got {dtype_name(array)}")
     axes, shape = letters.split(), tuple(array.shape)
-    if len(shape) != len(axes) or any(sizes.get(axis, got) != got for axis, got in zip(axes, shape, strict=True)):
+    fits = len(shape) == len(axes)
+    for axis, got in zip(axes, shape, strict=False):  # a generator takes longer
+        fits = fits and sizes.get(axis, got) == got
+    if not fits:
         raise ValueError(f"{owner}: `{name}` must have shape {_expected(axes, sizes)}, got {_tuple(shape)}")
     return shape
 

@@ -75,9 +75,9 @@ def _attention(
     query: Array, key: Array, value: Array, size: Array | None, mask: Array | None, scale: float | None
 ) -> Array:
     weights = _weights(query, key, size, mask, scale)
-    # plain attention in half precision: the weights are rounded, too, so that an accelerator multiplies at full speed
-    plain = size is None and query.dtype == key.dtype == value.dtype
-    work = value.dtype if plain else working_dtype(weights, value)
+    # in half precision the weights are rounded, too, so that an accelerator multiplies at full speed
+    alike = query.dtype == key.dtype == value.dtype
+    work = value.dtype if alike else working_dtype(weights, value)
     return matmul(weights.astype(work), _real_only(value, mask).astype(work)).astype(query.dtype)
 
 

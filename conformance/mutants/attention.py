@@ -37,6 +37,14 @@ MUTANTS = (
         "weights = attention_weights(query, key, mask=mask, scale=scale)",
     ),
     _mutant(
+        "coarse-logarithm",
+        "ATT-2",
+        "In half precision the logarithm of a size is rounded like a key.",
+        _LOG_SIZE,
+        _LOG_SIZE.replace("astype(work))", "astype(work)).astype(key.dtype)"),
+        dtype="float16",
+    ),
+    _mutant(
         "promoted",
         "ATT-2",
         "Half-precision queries get float32 back.",

@@ -89,38 +89,40 @@ for bytes_, entry, work, name, precision in [
 ]:
     a, b, d, warps = TILES[bytes_]
     tiles = dict(BLOCK_A=a, BLOCK_B=b, BLOCK_D=d, stride_ad=1, stride_bd=1, PRECISION=precision, RESCALED=True)
-    pointers = f"*{name} *{name}" + " *fp32" * 4 + " *i64" * 3 + " *fp32 *i64"
-    for splits in (1, 4):
-        program = compiled(matching.match, pointers + " i32" * 12, WORK=work, OPERAND=entry, SPLITS=splits, **tiles)
+    pointers = f"*{name} *{name}" + " *fp32" * 2 + " *i64" * 3 + " *fp32 *i64"
+    for shared in (False, True):
+        kind = dict(WORK=work, OPERAND=entry, SHARED=shared, NARROW=shared)
+        program = compiled(matching.match, pointers + " i32" * 13, **kind, **tiles)
         # by the matrix unit: bfloat16 exactly; float32 as three products of TF32, never as one
         assert program.count("wgmma.mma_async") % 3 == 0 if name == "fp32" else "wgmma" in program
         assert ("tf32" in program) == (name == "fp32")
-    found = dict.fromkeys(("scale_a_ptr", "inverse_a_ptr", "scale_b_ptr", "inverse_b_ptr"))
-    pointers, tiles = f"*{name} *{name}" + " *i64" * 3 + " *fp32 *i64", tiles | dict(BLOCK_D=64)
-    program = compiled(matching.match, pointers + " i32" * 12, WORK=work, OPERAND=entry, SPLITS=1, **found, **tiles)
+    found = dict.fromkeys(("inverse_a_ptr", "inverse_b_ptr"))
+    pointers, kind = f"*{name} *{name}" + " *i64" * 3 + " *fp32 *i64", kind | dict(SHARED=False)
+    program = compiled(matching.match, pointers + " i32" * 13, **found, **kind, **tiles)
     assert "wgmma" in program
 
 compiled(matching.first_best, "*fp32 *i64 *fp32 *i64 *fp32 *i64" + " i32" * 4, WORK=tl.float32, BLOCK=128)
 compiled(
-    matching.directions, "*bf16 *fp32 *fp32" + " i32" * 5, WORK=tl.float32, RESCALED=True, BLOCK_N=32, BLOCK_D=64
+    matching.directions, "*bf16 *bf16 *fp32" + " i32" * 5, WORK=tl.float32, RESCALED=True, BLOCK_N=32, BLOCK_D=64
 )
 compiled(selection.place, "*fp32 *i64 i32", BLOCK=32, OTHERS=128)
 compiled(placement.slots, "*i64 *i64 *i64 *i64" + " i32" * 4, ORDER="grouped", BLOCK=32, OTHERS=256)
-compiled(placement.arrange, "*fp32 *i64 *i64 *i64" + " i32" * 4, BY_SCORE=False, BLOCK=512, OTHERS=16)
-compiled(merging.order, "*i64 *i32 *i32 i32 i32", BLOCK=16, OTHERS=256)
+compiled(placement.arrange, "*fp32 *i64 *i64 *i64" + " i32" * 4, BLOCK=512)
+compiled(placement.arrange, "*fp64 *i64 *i64 *i64" + " i32" * 4, BLOCK=8192)
+compiled(merging.group, "*i64" + " *i32" * 4 + " i32 i32", BLOCK=1024)
 compiled(merging.bounds, "*i64 *i32 *i32 i32 i32", BLOCK=256)
-shapes = " *i32 *i32 *i32 *bf16 *fp32 *i32" + " i32" * 6
-program = compiled(merging.merge, "*bf16 *fp32" + shapes, WORK=tl.float32, BLOCK_P=8, BLOCK_C=128)
-assert "div.rn.f32" in program and "atom" not in program
-shapes = " *i64 *bf16 *fp32 *i32" + " i32" * 6
-program = compiled(merging.merge_short, "*bf16 *fp32" + shapes, WORK=tl.float32, BLOCK_P=4, BLOCK_C=256, BLOCK_N=256)
-assert "div.rn.f32" in program and "atom" not in program
+nothing, found = dict.fromkeys(("added_ptr", "weight_ptr", "bias_ptr")), dict.fromkeys(("first_ptr", "end_ptr"))
+for given in (nothing, found):
+    pointers = "*bf16" + (" *fp32 *i32 *i32 *i32" if given is nothing else " *bf16 *fp32 *i64 *bf16 *bf16")
+    constants = given | dict(WORK=tl.float32, BLOCK_C=1024, BLOCK_N=256)
+    program = compiled(merging.merge, pointers + " *bf16 *bf16 *fp32 *i32 i32 i32 i32 fp32" + " i32" * 6, **constants)
+    assert "div.rn.f32" in program and "atom" not in program
 """
 
 COMPILE_ATTENTION = """
 import torch
 
-from tokenmerge.backends.torch.kernels.attention import FORWARD, OF_KEYS, OF_QUERIES, PIECES
+from tokenmerge.backends.torch.kernels.attention import FORWARD, OF_KEYS, OF_QUERIES
 from tokenmerge.backends.torch.kernels.device import attention
 
 def built(kernel, tile, pointers, others, **constants):
@@ -128,10 +130,10 @@ def built(kernel, tile, pointers, others, **constants):
     innermost = {name: 1 for name in kernel.arg_names if name.startswith("stride_") and name.endswith("d")}
     strides = " i32" * (3 * len(innermost))
     program = compiled(kernel, pointers + " i32 i32 i32" + others + strides, **tile, **innermost, **constants)
-    assert "wgmma" in program and "ex2.approx" in program and "tf32" not in program and "atom" not in program
+    assert "wgmma" in program and "ex2.approx.ftz" in program and "tf32" not in program and "atom" not in program
 
-inputs, pieces = "*bf16 *bf16 *bf16 *fp32 *i1", PIECES[torch.bfloat16]
-built(attention.attention, FORWARD[2, 64], inputs + " *bf16 *fp32", " fp32", PIECES=pieces, RAISED=1.0)
+inputs = "*bf16 *bf16 *bf16 *fp32 *i1"
+built(attention.attention, FORWARD[2, 64], inputs + " *bf16 *fp32", " fp32", RAISED=1.0, STAGES=3)
 built(attention.of_queries, OF_QUERIES[2, 64], inputs + " *bf16 *fp32 *bf16 *fp32 *bf16", " fp32 fp32")
 built(attention.of_keys, OF_KEYS[2, 64], inputs + " *fp32 *bf16 *fp32 *bf16 *bf16", " fp32 fp32")
 """

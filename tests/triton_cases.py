@@ -242,6 +242,53 @@ def test_merge_is_exact_where_arithmetic_is(c: int, dtype: str) -> None:
     assert same(kernels.merge(permuted, size, assignment.int(), p)[0], y)
 
 
+@pytest.mark.parametrize("limit", [0, 256])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_sum_is_merged_as_if_it_had_been_stored(dtype: str, limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tokenmerge.backends.torch.kernels.merging.SHORT", limit)
+    assignment, p = groups()
+    x, added = (
+        torch.randn(*assignment.shape, 7, generator=generator(seed), dtype=torch.float64).to(
+            DEVICE, getattr(torch, dtype)
+        )
+        for seed in (30, 31)
+    )
+    size = torch.rand(assignment.shape, generator=generator(32)).to(DEVICE)
+    permuted = added.permute(2, 1, 0).contiguous().permute(2, 1, 0)
+    for got, want in zip(
+        kernels.merge(x, size, assignment, p, permuted), kernels.merge(x + added, size, assignment, p), strict=True
+    ):
+        assert same(got, want)
+    for leaf in (x, added, size):
+        leaf.requires_grad_()
+    (kernels.merge(x, size, assignment, p, added)[0].double() ** 2).sum().backward()
+    assert x.grad is not None and added.grad is not None and size.grad is not None
+    assert x.grad.any() and same(x.grad, added.grad) and size.grad.any()
+
+
+@pytest.mark.parametrize("limit", [0, 256])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_merged_tokens_are_normalized_on_the_way(dtype: str, limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tokenmerge.backends.torch.kernels.merging.SHORT", limit)
+    assignment, p = groups()
+    x, added = (signs(*assignment.shape, 16, seed=seed, dtype=dtype) for seed in (33, 34))
+    size = torch.full(assignment.shape, 2.0, device=DEVICE)
+    norm = torch.nn.LayerNorm(16).to(x)
+    torch.nn.init.normal_(norm.weight, generator=generator(35) if DEVICE == "cpu" else None)
+    torch.nn.init.normal_(norm.bias)
+    with torch.no_grad():
+        made = kernels.merge_normalized(x, size, assignment, p, added, norm)
+        if dtype == "float64" or (DEVICE == "cpu" and dtype == "bfloat16"):
+            assert made is None
+            return
+        assert made is not None
+        y, total = kernels.merge(x, size, assignment, p, added)
+        assert same(made[0], y) and same(made[1], total)
+        close = torch.finfo(x.dtype).eps * 4
+        torch.testing.assert_close(made[2], norm(y), rtol=close, atol=close)
+    assert kernels.merge_normalized(x, size, assignment, p, added, norm) is None  # it has no gradient
+
+
 def test_it_makes_no_difference_how_members_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """Slot by slot, by comparing every token with every other, or by a sort."""
     assignment, p = groups()
@@ -372,7 +419,7 @@ def test_the_operators_keep_the_rules_of_operators() -> None:
     calls = {
         "match_tokens": (x[:, ::2], x[:, 1::2], count, None, count),
         "bipartite_slots": (x, count, 2, 1, 0),
-        "merge_tokens": (x, size, assignment, 3),
+        "merge_tokens": (x, size, assignment, 3, x),
     }
     for name, arguments in calls.items():
         torch.library.opcheck(getattr(torch.ops.tokenmerge, name).default, arguments)

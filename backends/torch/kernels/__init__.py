@@ -8,6 +8,7 @@ Everything else of the backend works without them. This package imports without 
     place       the place of every value in the ranking, without a sort
     slots       output slots of a bipartite matching
     merge       the size-weighted mean and the total size of every slot, in one pass over the tokens
+    merge_normalized   the same and a LayerNorm of it, for a block of a transformer
     attention   proportional attention in half precision, with the logarithm of the sizes in float32 (ask `attends`)
 
 All but `place` and `slots`, the parts of `bipartite`, are operators of PyTorch (`torch.ops.tokenmerge`): they compile
@@ -21,9 +22,21 @@ from __future__ import annotations
 from tokenmerge.backends.torch.kernels.attention import attends, attention
 from tokenmerge.backends.torch.kernels.bipartite import bipartite
 from tokenmerge.backends.torch.kernels.matching import match
-from tokenmerge.backends.torch.kernels.merging import merge
+from tokenmerge.backends.torch.kernels.merging import merge, merge_normalized
 from tokenmerge.backends.torch.kernels.placement import slots
 from tokenmerge.backends.torch.kernels.selection import place
 from tokenmerge.backends.torch.kernels.support import available, in_use, usable
 
-__all__ = ["attends", "attention", "available", "bipartite", "in_use", "match", "merge", "place", "slots", "usable"]
+__all__ = [
+    "attends",
+    "attention",
+    "available",
+    "bipartite",
+    "in_use",
+    "match",
+    "merge",
+    "merge_normalized",
+    "place",
+    "slots",
+    "usable",
+]

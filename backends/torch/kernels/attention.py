@@ -16,25 +16,26 @@ Tensor = torch.Tensor
 WIDEST = 128  # channels of a head: a tile has all of them
 HALVES = (torch.float16, torch.bfloat16)
 
-# In how many numbers of its dtype a weight is split before it is multiplied with the values. Two of 11 bits, or three
-# of 8, are as good as float32; a single one is what flash attention does, and rounds every weight.
-PIECES = {torch.float16: 2, torch.bfloat16: 3, torch.float32: 1}
-
 
 class Tile(NamedTuple):
-    """How a kernel is launched: queries and keys in a tile, warps, and stages of the pipeline of loads."""
+    """How a kernel is launched: queries and keys in a tile, warps, stages of the pipeline of loads, registers at most.
+
+    Fewer registers let more programs run at a time on a processor of the GPU, which hides how long each waits.
+    """
 
     queries: int
     keys: int
     warps: int
     stages: int
+    registers: int | None = None
 
 
 # By bytes of an entry and channels in a tile, for the result, the gradient of the queries and that of keys and values.
-FORWARD = {(2, 64): Tile(128, 64, 4, 3), (2, 128): Tile(128, 64, 8, 2), (4, 64): Tile(32, 32, 4, 1)}
+FORWARD = {(2, 64): Tile(128, 32, 4, 3, 168), (2, 128): Tile(128, 64, 8, 2), (4, 64): Tile(32, 32, 4, 1)}
+HALVED = FORWARD | {(2, 64): Tile(64, 32, 4, 3)}  # where the last 128 queries would be half of them at most
 OF_QUERIES = {(2, 64): Tile(64, 64, 4, 2), (2, 128): Tile(128, 64, 8, 2), (4, 64): Tile(32, 32, 4, 1)}
 OF_KEYS = {(2, 64): Tile(64, 64, 4, 2), (2, 128): Tile(32, 128, 8, 2), (4, 64): Tile(32, 32, 4, 1)}
-for _tiles in (FORWARD, OF_QUERIES, OF_KEYS):
+for _tiles in (FORWARD, HALVED, OF_QUERIES, OF_KEYS):
     _tiles[4, 128] = _tiles[4, 64]
 
 
@@ -113,12 +114,12 @@ def attention_tokens(
         return out, lse
     (batch, heads, m, _), n = query.shape, key.shape[2]
     written = _written(out)
-    tile, constants = _launch(FORWARD, query, n)
+    tile, constants = _launch(HALVED if -(-m // 64) % 2 else FORWARD, query, n)
     device.attention[(batch * heads * -(-m // tile.queries),)](
         query,
         key,
         value,
-        _rows(size),
+        _logarithms(size),
         _rows(mask),
         written,
         lse,
@@ -130,8 +131,8 @@ def attention_tokens(
         *key.stride(),
         *value.stride(),
         *written.stride(),
-        PIECES=PIECES[query.dtype],
         RAISED=2.0**15 if query.dtype == torch.float16 else 1.0,  # else small weights would be subnormal
+        STAGES=tile.stages,
         **constants,
     )
     return written.to(out.dtype), lse
@@ -159,7 +160,7 @@ def attention_gradients(
     gradients = _empty_gradients(query, key, value, size, mask, scale, out, lse, of_out)
     (batch, heads, m, _), n = query.shape, key.shape[2]
     of_q, of_k, of_v = map(_written, gradients)
-    size, mask, lse = _rows(size), _rows(mask), lse.contiguous()
+    bias, mask, lse = _logarithms(size), _rows(mask), lse.contiguous()
     delta = torch.empty_like(lse)
     if of_q.numel():
         tile, constants = _launch(OF_QUERIES, query, n)
@@ -167,7 +168,7 @@ def attention_gradients(
             query,
             key,
             value,
-            size,
+            bias,
             mask,
             out,
             lse,
@@ -193,7 +194,7 @@ def attention_gradients(
             query,
             key,
             value,
-            size,
+            bias,
             mask,
             lse,
             of_out,
@@ -240,6 +241,11 @@ def _written(result: Tensor) -> Tensor:
     return torch.empty_like(result, dtype=torch.float32) if interpreted() else result
 
 
+def _logarithms(size: Tensor | None) -> Tensor | None:
+    """To base 2, -inf for a size of zero."""
+    return None if size is None else size.float().log2().contiguous()
+
+
 def _rows(of_keys: Tensor | None) -> Tensor | None:
     return None if of_keys is None else of_keys.contiguous()
 
@@ -260,6 +266,7 @@ def _launch(tiles: dict[tuple[int, int], Tile], query: Tensor, n: int) -> tuple[
         "BLOCK_D": block(d, 16, WIDEST),
         "num_warps": tile.warps,
         "num_stages": tile.stages,
+        **({} if tile.registers is None or torch.version.hip else {"maxnreg": tile.registers}),
     }
 
 

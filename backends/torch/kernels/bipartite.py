@@ -42,12 +42,11 @@ def bipartite_slots(metric: Tensor, count: Tensor | None, removed: int, protecte
     rows = end = None
     if count is not None:
         rows, end = ((count - each.start + 1) // 2 for each in (set_a, set_b))
-    a, b = metric[:, set_a], metric[:, set_b]
     of_a = of_b = None
-    if not finds_directions(a, b):
-        scale, inverse = directions(metric)
-        of_a, of_b = ((scale[:, each], inverse[:, each]) for each in (set_a, set_b))
-    best, target = search(a, b, of_a, of_b, rows=rows, end=end)
+    if not finds_directions(metric[:, set_a], metric[:, set_b]):
+        metric, inverse = directions(metric)
+        of_a, of_b = inverse[:, set_a], inverse[:, set_b]
+    best, target = search(metric[:, set_a], metric[:, set_b], of_a, of_b, rows=rows, end=end)
     return arrange(best, target, count, num_tokens=n, removed=removed, protected=protected, order=ORDERS[order])
 
 

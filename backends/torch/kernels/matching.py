@@ -11,8 +11,8 @@ from tokenmerge.backends.torch.precision import working_dtype
 Tensor = torch.Tensor
 
 # Tokens of `a`, tokens of `b` and channels in a tile, and warps, by bytes of an entry (measured: docs/performance.md).
-TILES = {2: (64, 128, 64, 4), 4: (64, 128, 32, 4), 8: (32, 32, 16, 4)}
-NARROW, SHORT = 64, 512  # up to so many channels, and tokens of `b`, directions are found while matching
+TILES = {2: (64, 64, 64, 4), 4: (64, 64, 64, 4), 8: (32, 32, 16, 4)}
+NARROW, SHORT = 64, 128  # up to so many channels, and tokens of `b`, directions are found while matching
 PROGRAMS = 256  # that fill a GPU: where there are fewer tiles of `a`, several programs share the tokens of `b`
 
 
@@ -43,7 +43,9 @@ def match(
 def match_tokens(
     a: Tensor, b: Tensor, rows: Tensor | None, begin: Tensor | None, end: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    of_a, of_b = (None, None) if finds_directions(a, b) else (directions(a), directions(b))
+    if finds_directions(a, b):
+        return search(a, b, None, None, rows, begin, end)
+    (a, of_a), (b, of_b) = directions(a), directions(b)
     return search(a, b, of_a, of_b, rows, begin, end)
 
 
@@ -55,13 +57,16 @@ def finds_directions(a: Tensor, b: Tensor) -> bool:
 def search(
     a: Tensor,
     b: Tensor,
-    of_a: tuple[Tensor, Tensor] | None = None,
-    of_b: tuple[Tensor, Tensor] | None = None,
+    of_a: Tensor | None = None,
+    of_b: Tensor | None = None,
     rows: Tensor | None = None,
     begin: Tensor | None = None,
     end: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """`match`, given the `directions` of both, as views with any strides, unless it `finds_directions`."""
+    """`match` of tokens that are scaled, with their inverse norms, see `directions`; without them of any tokens.
+
+    All may be views with any strides.
+    """
     from tokenmerge.backends.torch.kernels.device import matching as device
 
     best, target = _empty(a, b, rows, begin, end)
@@ -73,7 +78,7 @@ def search(
     tiles = batch * -(-na // block_a)
     columns = -(-nb // block_b)
     splits = 1 if of_a is None else max(1, min(columns, PROGRAMS // tiles))
-    block_d = block(d, 16, block_d if of_a else NARROW)
+    block_d = block(d, 16, NARROW if d <= NARROW else block_d)
     width = -(-columns // splits) * block_b if nb else block_b
     work = device.TYPES[best.dtype]
     found = (
@@ -82,8 +87,8 @@ def search(
     device.match[(tiles, splits)](
         a,
         b,
-        *(of_a or (None, None)),
-        *(of_b or (None, None)),
+        of_a,
+        of_b,
         rows,
         begin,
         end,
@@ -91,26 +96,27 @@ def search(
         na,
         nb,
         d,
+        splits,
         width,
         *a.stride(),
         *b.stride(),
-        *(of_a[0].stride() if of_a else (0, 0)),
-        *(of_b[0].stride() if of_b else (0, 0)),
+        *((0, 0) if of_a is None else of_a.stride()),
+        *((0, 0) if of_b is None else of_b.stride()),
         WORK=work,
-        # products of halves are exact in float32, whichever unit makes them; the interpreter has no bfloat16
-        OPERAND=work if interpreted() else device.TYPES[a.dtype],
+        OPERAND=device.TYPES[_operand(a)],
         PRECISION=_precision(a),
         RESCALED=_rescaled(a),
-        SPLITS=splits,
+        NARROW=d <= NARROW,
+        SHARED=splits > 1,
         BLOCK_A=block_a,
         BLOCK_B=block_b,
         BLOCK_D=block_d,
         num_warps=warps,
     )
-    if of_a and splits > 1:
+    if of_a is not None and splits > 1:
         size = block(na, 16, 128)
         device.first_best[(batch * -(-na // size),)](
-            *found, of_a[1], rows, best, target, na, splits, *of_a[1].stride(), WORK=work, BLOCK=size, num_warps=4
+            *found, of_a, rows, best, target, na, splits, *of_a.stride(), WORK=work, BLOCK=size, num_warps=4
         )
     return best, target
 
@@ -118,6 +124,11 @@ def search(
 def _precision(x: Tensor) -> str:
     """How the matrix unit makes products: of float32 from three of TF32, whose errors are those of float32 itself."""
     return "tf32x3" if x.dtype == torch.float32 and torch.version.hip is None else "ieee"
+
+
+def _operand(x: Tensor) -> torch.dtype:
+    """Products of halves are exact in float32, whichever unit makes them; the interpreter has no bfloat16."""
+    return working_dtype(x) if interpreted() else x.dtype
 
 
 def _rescaled(x: Tensor) -> bool:
@@ -132,28 +143,27 @@ def _empty(
 
 
 def directions(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Powers of two `(B,N)` and the inverse norms after multiplying by them; both 0 for a token without a direction."""
+    """Tokens `(B,N,D)` times powers of two, and their inverse norms `(B,N)` then; zeros without a direction."""
     from tokenmerge.backends.torch.kernels.device import matching as device
 
     batch, n, d = x.shape
-    scale = x.new_empty((batch, n), dtype=working_dtype(x))
-    inverse = torch.empty_like(scale)
-    if scale.numel():
+    scaled, inverse = x.new_empty(x.shape, dtype=_operand(x)), x.new_empty((batch, n), dtype=working_dtype(x))
+    if inverse.numel():
         block_n, block_d = block(n, 1, 32), block(d, 16, 128)
         device.directions[(batch * -(-n // block_n),)](
             x,
-            scale,
+            scaled,
             inverse,
             n,
             d,
             *x.stride(),
-            WORK=device.TYPES[scale.dtype],
+            WORK=device.TYPES[inverse.dtype],
             RESCALED=_rescaled(x),
             BLOCK_N=block_n,
             BLOCK_D=block_d,
             num_warps=4,
         )
-    return scale, inverse
+    return scaled, inverse
 
 
 _match = operator(match_tokens, _empty)

@@ -8,17 +8,21 @@ import torch
 
 from tokenmerge.backends.torch.kernels.attention import transformed
 from tokenmerge.backends.torch.kernels.operators import operator
-from tokenmerge.backends.torch.kernels.support import block, interpreted
+from tokenmerge.backends.torch.kernels.support import block, interpreted, warps
 from tokenmerge.backends.torch.precision import is_recorded, safe_divide, working_dtype
 
 Tensor = torch.Tensor
 
 SHORT, FEW = 256, 8192  # up to so many tokens of a sample, and in all, every block of slots looks for its own members
-LONG = 4096  # beyond so many a sort is faster than to compare every token with every other
+CHANNELS = 1024  # of a program
+WIDEST = 4096  # up to so many channels a program can have all
+LONG = 8192  # beyond so many tokens a sample is sorted, instead of grouped by one program
 
 
-def merge(x: Tensor, size: Tensor, assignment: Tensor, num_tokens_out: int) -> tuple[Tensor, Tensor]:
-    """The tokens and sizes of a partition.
+def merge(
+    x: Tensor, size: Tensor, assignment: Tensor, num_tokens_out: int, added: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """The tokens and sizes of a partition, of `x + added` if that is given.
 
     `y_p = sum_{n in p} (size_n / size'_p) x_n`, `size'_p = sum_{n in p} size_n`; equal weights where `size'_p = 0`, and
     zeros in an empty slot. A token alone in its slot comes through to the last bit. The members of a slot are added in
@@ -29,6 +33,7 @@ def merge(x: Tensor, size: Tensor, assignment: Tensor, num_tokens_out: int) -> t
         size: `(B,N)` floating point.
         assignment: `(B,N)` integer, the slot of every token; negative for a dropped one, which nothing reads.
         num_tokens_out: P, larger than every slot.
+        added: `(B,N,C)` of the same dtype, such as the branch of a residual connection; the sum is not stored.
 
     Returns:
         `y (B,P,C)` in the dtype of `x`, and `size' (B,P)` in that of `size`, float32 at least. Both are differentiable
@@ -38,8 +43,11 @@ def merge(x: Tensor, size: Tensor, assignment: Tensor, num_tokens_out: int) -> t
     """
     kept = torch.promote_types(torch.float32, size.dtype)
     sizes = size.to(torch.promote_types(working_dtype(x), kept))
+    rounds = not (interpreted() and x.dtype == torch.bfloat16)  # the kernel can do it
+    if added is not None and (is_recorded(x, added, sizes) or not rounds):
+        x, added = x + added, None
     if not is_recorded(x, sizes):  # a node of a graph takes longer to make than a small kernel to run
-        y, total, _ = _merge(x, sizes, assignment, num_tokens_out)
+        y, total, *_ = _merge(x, sizes, assignment, num_tokens_out, added)
     else:
         merging = _Merge if torch.compiler.is_compiling() else _MergeForward
         y, total, _ = merging.apply(x, sizes, assignment, num_tokens_out)
@@ -48,27 +56,75 @@ def merge(x: Tensor, size: Tensor, assignment: Tensor, num_tokens_out: int) -> t
     return y, total.to(kept)
 
 
-def merge_tokens(x: Tensor, size: Tensor, assignment: Tensor, num_tokens_out: int) -> tuple[Tensor, Tensor, Tensor]:
+def merge_normalized(
+    x: Tensor, size: Tensor, assignment: Tensor, num_tokens_out: int, added: Tensor, norm: torch.nn.LayerNorm
+) -> tuple[Tensor, Tensor, Tensor] | None:
+    """`merge` of `x + added`, and a LayerNorm of its tokens, while they are at hand: for a block of a transformer.
+
+    Args:
+        x, size, assignment, num_tokens_out, added: as in `merge`.
+        norm: over the channels, with parameters in the dtype of `x`.
+
+    Returns:
+        `y (B,P,C)`, `size' (B,P)` and `norm(y)`; None where that has to be done one after the other: under a transform
+        or a compiler, for a gradient, in float64.
+    """
+    sizes = size.to(torch.promote_types(torch.float32, size.dtype))
+    known = norm.weight is not None and norm.bias is not None and norm.weight.dtype == x.dtype == added.dtype
+    if not known or sizes.dtype == torch.float64 or x.dtype == torch.float64 or x.shape[2] > WIDEST:
+        return None
+    if (interpreted() and x.dtype == torch.bfloat16) or is_recorded(x, added, sizes, norm.weight, norm.bias):
+        return None
+    y, total, _, normalized = _merge(
+        x, sizes, assignment, num_tokens_out, added, norm.weight, norm.bias, float(norm.eps)
+    )
+    return y, total, normalized
+
+
+def merge_tokens(
+    x: Tensor,
+    size: Tensor,
+    assignment: Tensor,
+    num_tokens_out: int,
+    added: Tensor | None = None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 0.0,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     from tokenmerge.backends.torch.kernels.device import merging as device
     from tokenmerge.backends.torch.kernels.device.matching import TYPES
 
-    y, total, count = _empty(x, size, assignment, num_tokens_out)
+    y, total, count, normalized = results = _empty(x, size, assignment, num_tokens_out, added, weight, bias, eps)
     (batch, n, c), p = x.shape, num_tokens_out
     if total.numel() == 0:
-        return y, total, count
+        return results
     # the interpreter cannot round to bfloat16
     out = torch.empty_like(y, dtype=size.dtype) if interpreted() else y
-    short = n <= SHORT and batch * n <= FEW
-    block_p, block_c = block(p, 1, 4 if short else 8), block(c, 16, 256 if short else 128)
-    results = (out, total, count, n, p, c, *x.stride())
-    grid = (batch * -(-p // block_p), max(-(-c // block_c), 1))
-    options = {"WORK": TYPES[size.dtype], "BLOCK_P": block_p, "BLOCK_C": block_c, "num_warps": 4}
-    if short:
-        given = (x, size.contiguous(), assignment.contiguous())
-        device.merge_short[grid](*given, *results, BLOCK_N=block(n, 16, SHORT), **options)
-    else:
-        device.merge[grid](x, size.contiguous(), *_members(assignment, num_tokens_out), *results, **options)
-    return out.to(y.dtype), total, count
+    few = n <= SHORT and batch * n <= FEW
+    block_c = block(c, 16, CHANNELS if weight is None else WIDEST)
+    device.merge[(batch * p, max(-(-c // block_c), 1))](
+        x,
+        added,
+        size.contiguous(),
+        *((assignment.contiguous(), None, None) if few else _members(assignment, num_tokens_out)),
+        weight,
+        bias,
+        out,
+        normalized,
+        total,
+        count,
+        n,
+        p,
+        c,
+        eps,
+        *x.stride(),
+        *((0, 0, 0) if added is None else added.stride()),
+        WORK=TYPES[size.dtype],
+        BLOCK_C=block_c,
+        BLOCK_N=block(n, 16, SHORT) if few else 16,
+        num_warps=4 if few else max(block_c // 512, 1),  # the fewer, the less they wait for one another
+    )
+    return out.to(y.dtype), total, count, normalized
 
 
 def _members(assignment: Tensor, num_tokens_out: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -76,25 +132,36 @@ def _members(assignment: Tensor, num_tokens_out: int) -> tuple[Tensor, Tensor, T
     from tokenmerge.backends.torch.kernels.device import merging as device
 
     (batch, n), p = assignment.shape, num_tokens_out
-    first, end = torch.zeros((2, batch, p), dtype=torch.int32, device=assignment.device)  # a slot may have none
-    if n > LONG:
-        slots, members = assignment.sort(dim=1, stable=True)
-    else:
-        slots, members = torch.empty((2, batch, n), dtype=torch.int32, device=assignment.device)
-        device.order[(batch * -(-n // 16),)](
-            assignment.contiguous(), slots, members, n, p, BLOCK=16, OTHERS=256, num_warps=4
+    first, end = torch.empty((2, batch, p), dtype=torch.int32, device=assignment.device)
+    if n <= LONG:
+        scratch, members = torch.empty((2, batch, n), dtype=torch.int32, device=assignment.device)
+        size = block(n, 16, LONG)
+        device.group[(batch,)](
+            assignment.contiguous(), scratch, members, first, end, n, p, BLOCK=size, num_warps=warps(size)
         )
+        return members, first, end
+    slots, members = assignment.sort(dim=1, stable=True)
     size = block(n, 16, 256)
-    device.bounds[(batch * -(-n // size),)](slots, first, end, n, p, BLOCK=size, num_warps=4)
+    device.bounds[(batch * -(-n // size),)](slots, first.zero_(), end.zero_(), n, p, BLOCK=size, num_warps=4)
     return members, first, end
 
 
-def _empty(x: Tensor, size: Tensor, assignment: Tensor, num_tokens_out: int) -> tuple[Tensor, Tensor, Tensor]:
+def _empty(
+    x: Tensor,
+    size: Tensor,
+    assignment: Tensor,
+    num_tokens_out: int,
+    added: Tensor | None = None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 0.0,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     slots = (x.shape[0], num_tokens_out)
     return (
         x.new_empty((*slots, x.shape[2])),
         size.new_empty(slots),
         torch.empty(slots, dtype=torch.int32, device=x.device),
+        x.new_empty((*slots, 0 if weight is None else x.shape[2])),
     )
 
 
@@ -108,7 +175,7 @@ class _Merge(torch.autograd.Function):
 
     @staticmethod
     def forward(x: Tensor, size: Tensor, assignment: Tensor, num_tokens_out: int) -> tuple[Tensor, Tensor, Tensor]:
-        return _merge(x, size, assignment, num_tokens_out)
+        return _merge(x, size, assignment, num_tokens_out)[:3]
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:

@@ -45,7 +45,7 @@ def operator(launch: Callable[..., Any], fake: Callable[..., Any]) -> Any:
 
         results = made(*map(joined, arguments, in_dims))
         several = results if isinstance(results, tuple) else (results,)
-        split = tuple(result.reshape(info.batch_size, -1, *result.shape[1:]) for result in several)
+        split = tuple(result.unflatten(0, (info.batch_size, len(result) // info.batch_size)) for result in several)
         return (split, (0,) * len(split)) if isinstance(results, tuple) else (split[0], 0)
 
     made.register_vmap(mapped)

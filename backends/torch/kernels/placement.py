@@ -5,22 +5,26 @@ from __future__ import annotations
 import torch
 
 from tokenmerge.backends.torch.kernels.selection import place as place_of
-from tokenmerge.backends.torch.kernels.support import block
+from tokenmerge.backends.torch.kernels.support import block, warps
 
 Tensor = torch.Tensor
 
 ORDERS = ("grouped", "positional", "score")
-SHORT = 512  # up to so many tokens of `A` one program ranks and places a sample
+SHORT = 8192  # up to so many tokens of `A` and of `B` one program chooses and places those of a sample
 
 
 def arrange(
     best: Tensor, target: Tensor, count: Tensor | None, *, num_tokens: int, removed: int, protected: int, order: str
 ) -> Tensor:
-    """`slots` of the ranking of `best (B,Na)`, in a single launch for short samples; other arguments as in `slots`."""
+    """`slots` of the ranking of `best (B,Na)`; other arguments as in `slots`.
+
+    Grouped, nobody asks for the whole ranking: the tokens that merge are selected, in a single launch.
+    """
     from tokenmerge.backends.torch.kernels.device import placement as device
 
     batch, na = best.shape
-    if na > SHORT or order == "positional":  # there a slot depends on merged tokens anywhere
+    each = max(na, (num_tokens - protected + protected % 2) // 2)  # tokens of `A`, and of `B`
+    if each > SHORT or order != "grouped":
         place = place_of(best)
         return slots(place, target, count, num_tokens=num_tokens, removed=removed, protected=protected, order=order)
     placed = target.new_empty((batch, num_tokens))
@@ -34,10 +38,8 @@ def arrange(
             na,
             removed,
             protected,
-            BY_SCORE=order == "score",
-            BLOCK=block(num_tokens - num_tokens // 2, 16, 1024),
-            OTHERS=16,
-            num_warps=8,
+            BLOCK=(size := block(each, 16, SHORT)),
+            num_warps=warps(size),
         )
     return placed
 

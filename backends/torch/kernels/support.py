@@ -77,6 +77,15 @@ def block(length: int, smallest: int, largest: int) -> int:
     return min(max(1 << max(length - 1, 0).bit_length(), smallest), largest)
 
 
+def warps(length: int) -> int:
+    """How many of them share a block of so many numbers, when one program has it all: 8 numbers for a thread.
+
+    >>> warps(64), warps(512), warps(8192)
+    (1, 2, 32)
+    """
+    return min(max(length // 256, 1), 32)
+
+
 # The compiler need not look inside: no answer changes while a program runs (see `precision._float32_is_lowered`).
 # PyTorch 2.11, asked by the compiler whether a program is exported, always says yes.
 _exporting._dynamo_marked_constant = True  # type: ignore[attr-defined]

@@ -42,16 +42,54 @@ def _store(pointers, tile, position_is_inside, D: tl.constexpr, BLOCK_D: tl.cons
 
 
 @triton.jit
-def _keys(size_ptr, mask_ptr, sample, column, n):
-    """`log2 size` of a block of keys, -inf where nothing attends; and which of them may be read: not a masked one."""
-    read = column < n
-    if mask_ptr is not None:
-        read = read & (tl.load(mask_ptr + sample * n + column, mask=read, other=0) != 0)
-    bias = tl.where(read, 0.0, float("-inf"))
-    if size_ptr is not None:
-        size = tl.load(size_ptr + sample * n + column, mask=read, other=0.0).to(tl.float32)
-        bias = tl.where(size == 0, float("-inf"), tl.log2(tl.where(size == 0, 1.0, size)))
-    return bias, read
+def _keys(
+    k_ptrs,
+    v_ptrs,
+    bias_ptr,
+    mask_ptr,
+    sample,
+    column,
+    n,
+    LAST: tl.constexpr,
+    D: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    OPERAND: tl.constexpr,
+):
+    """A block of keys and values, and what is added to their logits: -inf where nothing attends, which is not read.
+
+    Args:
+        LAST: whether the block may reach beyond the keys; if not, and without a mask, nothing is compared.
+    """
+    at = sample * n + column
+    if LAST or mask_ptr is not None or D < BLOCK_D:
+        read = column < n
+        if mask_ptr is not None:
+            read = read & (tl.load(mask_ptr + at, mask=read, other=0) != 0)
+        k, v = _load(k_ptrs, read, D, BLOCK_D, OPERAND), _load(v_ptrs, read, D, BLOCK_D, OPERAND)
+        if bias_ptr is None:
+            bias = tl.where(read, 0.0, float("-inf"))
+        else:
+            bias = tl.load(bias_ptr + at, mask=read, other=float("-inf"))
+    else:
+        k, v = tl.load(k_ptrs).to(OPERAND), tl.load(v_ptrs).to(OPERAND)
+        if bias_ptr is None:
+            bias = tl.where(column >= 0, 0.0, float("-inf"))
+        else:
+            bias = tl.load(bias_ptr + at)
+    return k, v, bias
+
+
+@triton.jit
+def _attend(q, k, v, bias, scale2, top, total, out, RAISED: tl.constexpr):
+    """One more block of keys; what was added up shrinks when a larger logit comes."""
+    logits = tl.dot(q, tl.trans(k), input_precision="ieee") * scale2 + bias[None, :]
+    higher = tl.maximum(top, tl.max(logits, 1))
+    base = tl.where(higher == float("-inf"), 0.0, higher)  # no key so far: -inf less -inf would be NaN
+    p = tl.exp2(logits - base[:, None])
+    shrink = tl.exp2(top - base)
+    total = total * shrink + tl.sum(p, 1)
+    out = tl.dot((p * RAISED).to(v.dtype), v, out * shrink[:, None], input_precision="ieee")
+    return higher, total, out
 
 
 @triton.jit(do_not_specialize=["m", "n"])
@@ -59,7 +97,7 @@ def attention(
     q_ptr,
     k_ptr,
     v_ptr,
-    size_ptr,
+    bias_ptr,
     mask_ptr,
     out_ptr,
     lse_ptr,
@@ -85,13 +123,13 @@ def attention(
     stride_od,
     D: tl.constexpr,
     OPERAND: tl.constexpr,
-    PIECES: tl.constexpr,
     RAISED: tl.constexpr,
+    STAGES: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    """A block of queries against all keys, block by block; what was added up shrinks when a larger logit comes."""
+    """A block of queries against all keys, block by block."""
     sample, head, row = _place(m, BLOCK_M, heads)
     q_ptr += sample * stride_qb + head * stride_qh
     k_ptr += sample * stride_kb + head * stride_kh
@@ -105,28 +143,18 @@ def attention(
     top = tl.full((BLOCK_M,), float("-inf"), tl.float32)
     total = tl.full((BLOCK_M,), 0, tl.float32)
     out = tl.full((BLOCK_M, BLOCK_D), 0, tl.float32)
-    for start in range(0, n, BLOCK_N):
-        bias, read = _keys(size_ptr, mask_ptr, sample, start + of_block, n)
-        k = _load(k_ptrs, read, D, BLOCK_D, OPERAND)
-        logits = tl.dot(q, tl.trans(k), input_precision="ieee") * scale2 + bias[None, :]
-        higher = tl.maximum(top, tl.max(logits, 1))
-        base = tl.where(higher == float("-inf"), 0.0, higher)  # no key so far: -inf less -inf would be NaN
-        p = tl.exp2(logits - base[:, None])
-        shrink = tl.exp2(top - base)
-        total = total * shrink + tl.sum(p, 1)
-        out = out * shrink[:, None]
-        v = _load(v_ptrs, read, D, BLOCK_D, OPERAND)
-        rest = p * RAISED
-        for _ in tl.static_range(PIECES):
-            piece = rest.to(OPERAND)
-            out = tl.dot(piece, v, out, input_precision="ieee")
-            rest -= piece.to(tl.float32)
-        top = higher
+    whole = n // BLOCK_N * BLOCK_N
+    for start in tl.range(0, whole, BLOCK_N, num_stages=STAGES):  # said here, the bias is loaded ahead, too
+        k, v, bias = _keys(k_ptrs, v_ptrs, bias_ptr, mask_ptr, sample, start + of_block, n, False, D, BLOCK_D, OPERAND)
+        top, total, out = _attend(q, k, v, bias, scale2, top, total, out, RAISED)
         k_ptrs += BLOCK_N * stride_kn
         v_ptrs += BLOCK_N * stride_vn
+    if whole < n:
+        k, v, bias = _keys(k_ptrs, v_ptrs, bias_ptr, mask_ptr, sample, whole + of_block, n, True, D, BLOCK_D, OPERAND)
+        top, total, out = _attend(q, k, v, bias, scale2, top, total, out, RAISED)
 
     nothing = total == 0  # no key at all: zeros, and every weight is zero for the gradient, too
-    out = tl.where(nothing[:, None], 0.0, out / (tl.where(nothing, 1.0, total) * RAISED)[:, None])
+    out *= tl.where(nothing, 0.0, 1.0 / (tl.where(nothing, 1.0, total) * RAISED))[:, None]
     _store(out_ptr + _offsets(row, stride_om, stride_od, BLOCK_D), out, row < m, D, BLOCK_D)
     lse = tl.where(nothing, float("inf"), top + tl.log2(tl.where(nothing, 1.0, total)))
     tl.store(lse_ptr + (sample * heads + head) * m + row, lse, mask=row < m)
@@ -137,7 +165,7 @@ def of_queries(
     q_ptr,
     k_ptr,
     v_ptr,
-    size_ptr,
+    bias_ptr,
     mask_ptr,
     out_ptr,
     lse_ptr,
@@ -200,9 +228,7 @@ def of_queries(
 
     of_q = tl.full((BLOCK_M, BLOCK_D), 0, tl.float32)
     for start in range(0, n, BLOCK_N):
-        bias, read = _keys(size_ptr, mask_ptr, sample, start + of_block, n)
-        k = _load(k_ptrs, read, D, BLOCK_D, OPERAND)
-        v = _load(v_ptrs, read, D, BLOCK_D, OPERAND)
+        k, v, bias = _keys(k_ptrs, v_ptrs, bias_ptr, mask_ptr, sample, start + of_block, n, True, D, BLOCK_D, OPERAND)
         logits = tl.dot(q, tl.trans(k), input_precision="ieee") * scale2 + bias[None, :]
         p = tl.exp2(logits - lse[:, None])
         of_p = tl.dot(of_out, tl.trans(v), input_precision="ieee")
@@ -218,7 +244,7 @@ def of_keys(
     q_ptr,
     k_ptr,
     v_ptr,
-    size_ptr,
+    bias_ptr,
     mask_ptr,
     lse_ptr,
     of_out_ptr,
@@ -266,9 +292,9 @@ def of_keys(
     of_v_ptr += sample * stride_rb + head * stride_rh
     lse_ptr += (sample * heads + head) * m
     delta_ptr += (sample * heads + head) * m
-    bias, read = _keys(size_ptr, mask_ptr, sample, column, n)
-    k = _load(k_ptr + _offsets(column, stride_kn, stride_kd, BLOCK_D), read, D, BLOCK_D, OPERAND)
-    v = _load(v_ptr + _offsets(column, stride_vn, stride_vd, BLOCK_D), read, D, BLOCK_D, OPERAND)
+    k_ptrs = k_ptr + _offsets(column, stride_kn, stride_kd, BLOCK_D)
+    v_ptrs = v_ptr + _offsets(column, stride_vn, stride_vd, BLOCK_D)
+    k, v, bias = _keys(k_ptrs, v_ptrs, bias_ptr, mask_ptr, sample, column, n, True, D, BLOCK_D, OPERAND)
     of_block = tl.arange(0, BLOCK_M)
     q_ptrs = q_ptr + _offsets(of_block, stride_qm, stride_qd, BLOCK_D)
     of_out_ptrs = of_out_ptr + _offsets(of_block, stride_gm, stride_gd, BLOCK_D)

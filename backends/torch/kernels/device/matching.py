@@ -50,7 +50,7 @@ def _direction(x, AXIS: tl.constexpr, WORK: tl.constexpr, RESCALED: tl.constexpr
 @triton.jit(do_not_specialize=["n"])
 def directions(
     x_ptr,
-    scale_ptr,
+    scaled_ptr,
     inverse_ptr,
     n,
     d,
@@ -62,7 +62,7 @@ def directions(
     BLOCK_N: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    """Scale and inverse norm of a block of tokens, both 0 for a token without a direction."""
+    """A block of tokens times powers of two, which is exact, and the inverse norms; zeros without a direction."""
     blocks = (n + BLOCK_N - 1) // BLOCK_N
     sample = (tl.program_id(0) // blocks).to(tl.int64)
     row = (tl.program_id(0) % blocks).to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
@@ -88,26 +88,18 @@ def directions(
         x = tl.load(start_of_row + channel * stride_d, mask=inside[:, None] & (channel < d), other=0.0).to(WORK)
         x = tl.where(directed[:, None], x * scale[:, None], 0.0)
         squares += tl.sum(x * x, 1)
+        at = (sample * n + row)[:, None] * d + channel
+        tl.store(scaled_ptr + at, x.to(scaled_ptr.dtype.element_ty), mask=inside[:, None] & (channel < d))
     squares = tl.where(directed, squares, 1.0)
     inverse = _inverse_root(squares, WORK)
-    tl.store(scale_ptr + sample * n + row, tl.where(directed, scale, 0.0), mask=inside)
     tl.store(inverse_ptr + sample * n + row, tl.where(directed, inverse, 0.0), mask=inside)
 
 
-@triton.jit
-def _scaled(x_ptr, offset, inside, scale, WORK: tl.constexpr, OPERAND: tl.constexpr):
-    """A tile of tokens times their powers of two, which is exact; zeros where there is no direction."""
-    x = tl.load(x_ptr + offset, mask=inside, other=0.0).to(WORK)
-    return tl.where(scale == 0, 0.0, x * scale).to(OPERAND)
-
-
-@triton.jit(do_not_specialize=["na", "nb", "width", "stride_sab", "stride_sbb"])
+@triton.jit(do_not_specialize=["na", "nb", "splits", "width", "stride_iab", "stride_ibb"])
 def match(
     a_ptr,
     b_ptr,
-    scale_a_ptr,
     inverse_a_ptr,
-    scale_b_ptr,
     inverse_b_ptr,
     rows_ptr,
     begin_ptr,
@@ -117,6 +109,7 @@ def match(
     na,
     nb,
     d,
+    splits,
     width,
     stride_ab,
     stride_an,
@@ -124,79 +117,88 @@ def match(
     stride_bb,
     stride_bn,
     stride_bd,
-    stride_sab,
-    stride_san,
-    stride_sbb,
-    stride_sbn,
+    stride_iab,
+    stride_ian,
+    stride_ibb,
+    stride_ibn,
     WORK: tl.constexpr,
     OPERAND: tl.constexpr,
     PRECISION: tl.constexpr,
     RESCALED: tl.constexpr,
-    SPLITS: tl.constexpr,
+    NARROW: tl.constexpr,
+    SHARED: tl.constexpr,
     BLOCK_A: tl.constexpr,
     BLOCK_B: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
     """A block of tokens of `a` against all of `b`, or a part of it, block by block.
 
-    Directions are given, or, where a tile has all channels, found on the way.
+    Tokens are given scaled, with inverse norms, or, where a tile has all channels (`NARROW`), as they are.
     """
     blocks = (na + BLOCK_A - 1) // BLOCK_A
     sample = (tl.program_id(0) // blocks).to(tl.int64)
     row = (tl.program_id(0) % blocks).to(tl.int64) * BLOCK_A + tl.arange(0, BLOCK_A)
     inside_a = row < na
     of_tile = tl.arange(0, BLOCK_D).to(tl.int64)
+    of_block = tl.arange(0, BLOCK_B)
     a_ptr += sample * stride_ab
     b_ptr += sample * stride_bb
-    if scale_a_ptr is None:
+    a = tl.full((BLOCK_A, BLOCK_D), 0, OPERAND)
+    if NARROW:
         at_a = row[:, None] * stride_an + of_tile[None, :] * stride_ad
-        whole_a = tl.load(a_ptr + at_a, mask=inside_a[:, None] & (of_tile < d)[None, :], other=0.0).to(WORK)
+        a = tl.load(a_ptr + at_a, mask=inside_a[:, None] & (of_tile < d)[None, :], other=0.0)
+    if inverse_a_ptr is None:
+        whole_a = a.to(WORK)
         scale_a, inverse_a = _direction(whole_a, 1, WORK, RESCALED)
-        tokens_a = tl.where(scale_a[:, None] == 0, 0.0, whole_a * scale_a[:, None]).to(OPERAND)
+        a = tl.where(scale_a[:, None] == 0, 0.0, whole_a * scale_a[:, None]).to(OPERAND)
     else:
-        scale_a = tl.load(scale_a_ptr + sample * stride_sab + row * stride_san, mask=inside_a, other=0.0)
-        inverse_a = tl.load(inverse_a_ptr + sample * stride_sab + row * stride_san, mask=inside_a, other=0.0)
-    begin = sample * 0
+        inverse_a = tl.load(inverse_a_ptr + sample * stride_iab + row * stride_ian, mask=inside_a, other=0.0)
+    begin = tl.program_id(0) * 0
     end = begin + nb
     if begin_ptr is not None:
-        begin = tl.maximum(begin, tl.load(begin_ptr + sample).to(tl.int64))
+        begin = tl.maximum(begin, tl.load(begin_ptr + sample).to(tl.int32))
     if end_ptr is not None:
-        end = tl.minimum(end, tl.load(end_ptr + sample).to(tl.int64))
-    if SPLITS > 1:
-        begin = tl.maximum(begin, tl.program_id(1).to(tl.int64) * width)
-        end = tl.minimum(end, (tl.program_id(1).to(tl.int64) + 1) * width)
+        end = tl.minimum(end, tl.load(end_ptr + sample).to(tl.int32))
+    if SHARED:
+        begin = tl.maximum(begin, tl.program_id(1) * width)
+        end = tl.minimum(end, (tl.program_id(1) + 1) * width)
 
-    best = tl.full((BLOCK_A,), float("-inf"), WORK)
-    target = tl.full((BLOCK_A,), 0, tl.int64)
+    # the best in every place of a block, and where that block starts; what is in a block is compared in the end
+    bests = tl.full((BLOCK_A, BLOCK_B), float("-inf"), WORK)
+    starts = tl.full((BLOCK_A, BLOCK_B), 0, tl.int32)
     for first in range(begin, end, BLOCK_B):
-        column = first + tl.arange(0, BLOCK_B).to(tl.int64)
+        column = (first + of_block).to(tl.int64)
         inside_b = column < end
-        if scale_b_ptr is None:
+        if inverse_b_ptr is None:
             at_b = column[None, :] * stride_bn + of_tile[:, None] * stride_bd
             whole_b = tl.load(b_ptr + at_b, mask=inside_b[None, :] & (of_tile < d)[:, None], other=0.0).to(WORK)
             scale_b, inverse_b = _direction(whole_b, 0, WORK, RESCALED)
-            tokens_b = tl.where(scale_b[None, :] == 0, 0.0, whole_b * scale_b[None, :]).to(OPERAND)
-            product = tl.dot(tokens_a, tokens_b, input_precision=PRECISION, out_dtype=WORK)
+            b = tl.where(scale_b[None, :] == 0, 0.0, whole_b * scale_b[None, :]).to(OPERAND)
+            product = tl.dot(a, b, input_precision=PRECISION, out_dtype=WORK)
         else:
-            scale_b = tl.load(scale_b_ptr + sample * stride_sbb + column * stride_sbn, mask=inside_b, other=0.0)
-            inverse_b = tl.load(inverse_b_ptr + sample * stride_sbb + column * stride_sbn, mask=inside_b, other=0.0)
-            product = tl.full((BLOCK_A, BLOCK_B), 0, WORK)
-            for start in range(0, d, BLOCK_D):
-                channel = start + of_tile
-                at_a = row[:, None] * stride_an + channel[None, :] * stride_ad
-                at_b = column[None, :] * stride_bn + channel[:, None] * stride_bd
-                a = _scaled(a_ptr, at_a, inside_a[:, None] & (channel < d)[None, :], scale_a[:, None], WORK, OPERAND)
-                b = _scaled(b_ptr, at_b, inside_b[None, :] & (channel < d)[:, None], scale_b[None, :], WORK, OPERAND)
-                product = tl.dot(a, b, product, input_precision=PRECISION, out_dtype=WORK)
+            inverse_b = tl.load(inverse_b_ptr + sample * stride_ibb + column * stride_ibn, mask=inside_b, other=0.0)
+            if NARROW:
+                at_b = column[None, :] * stride_bn + of_tile[:, None] * stride_bd
+                b = tl.load(b_ptr + at_b, mask=inside_b[None, :] & (of_tile < d)[:, None], other=0.0)
+                product = tl.dot(a, b, input_precision=PRECISION, out_dtype=WORK)
+            else:
+                product = tl.full((BLOCK_A, BLOCK_B), 0, WORK)
+                for start in range(0, d, BLOCK_D):
+                    channel = start + of_tile
+                    at_a = row[:, None] * stride_an + channel[None, :] * stride_ad
+                    at_b = column[None, :] * stride_bn + channel[:, None] * stride_bd
+                    a = tl.load(a_ptr + at_a, mask=inside_a[:, None] & (channel < d)[None, :], other=0.0)
+                    b = tl.load(b_ptr + at_b, mask=inside_b[None, :] & (channel < d)[:, None], other=0.0)
+                    product = tl.dot(a, b, product, input_precision=PRECISION, out_dtype=WORK)
         similarity = tl.where(inside_b[None, :], product * inverse_b[None, :], float("-inf"))
-        top = tl.max(similarity, 1)
-        lowest = tl.min(tl.where(similarity == top[:, None], column[None, :], nb), 1)
-        better = top > best  # strictly: an equal one further right does not replace it
-        best = tl.where(better, top, best)
-        target = tl.where(better, lowest, target)
+        better = similarity > bests  # strictly: an equal one further right does not replace it
+        bests = tl.where(better, similarity, bests)
+        starts = tl.where(better, first, starts)
+    best = tl.max(bests, 1)
+    target = tl.min(tl.where(bests == best[:, None], starts + of_block[None, :], nb), 1).to(tl.int64)
 
-    if SPLITS > 1:  # as they are: scaled first, two of them could tie
-        at = (sample * SPLITS + tl.program_id(1)) * na + row
+    if SHARED:  # as they are: scaled first, two of them could tie
+        at = (sample * splits + tl.program_id(1)) * na + row
         tl.store(best_ptr + at, best, mask=inside_a)
         tl.store(target_ptr + at, target, mask=inside_a)
     else:

@@ -9,6 +9,7 @@ import pytest
 import vit_cases
 
 from tokenmerge import AtsMerging, LtmMerging, PatchMergerMerging, ToMeMerging, ViTConfig, get_vit
+from tokenmerge.backends.torch.vit import PatchEmbed
 from tokenmerge.spec.vit_parameters import initial_parameters
 
 torch = pytest.importorskip("torch")
@@ -47,6 +48,13 @@ def test_is_one_graph(name: str) -> None:
     compiled = torch.compile(torch_vit(config, params), fullgraph=True, backend="eager")
     with torch.no_grad():
         assert reference.differences(compiled(channels_first(images))) == []
+
+
+def test_patches_by_a_product_are_those_of_the_convolution() -> None:
+    torch.manual_seed(0)
+    embed = PatchEmbed(ViTConfig(image_size=(12, 8), patch_size=4, dim=16, heads=2))
+    images = torch.randn(2, 3, 12, 8)
+    torch.testing.assert_close(embed.product(images), embed(images))
 
 
 def test_gradients_reach_every_parameter() -> None:

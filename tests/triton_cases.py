@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 
+from tokenmerge import ToMeMerging, ViTConfig, get_vit
 from tokenmerge.backends.torch import kernels
 from tokenmerge.conformance.case import Case, run_case
 from tokenmerge.conformance.judge import judge
@@ -481,3 +482,26 @@ def test_memory_of_a_plan_grows_with_the_tokens_and_not_with_their_square() -> N
         return torch.cuda.max_memory_allocated() - before
 
     assert peak(16384) < 2 * 4 * peak(4096)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_a_network_merges_and_normalizes_in_one_pass(dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = ViTConfig(image_size=32, patch_size=4, dim=32, depth=2, heads=2, num_classes=5, merging=ToMeMerging(r=8))
+    network = get_vit(config, backend="torch").to(DEVICE, getattr(torch, dtype))
+    images = torch.randn(2, 3, 32, 32, generator=generator(36)).to(DEVICE, getattr(torch, dtype))
+    used = []
+    known = kernels.merge_normalized
+    monkeypatch.setattr(kernels, "merge_normalized", lambda *given: used.append(known(*given)) or used[-1])
+    with torch.no_grad():
+        out = network(images)
+    assert len(used) == 2 and all(made is not None for made in used)
+    with_gradient = network(images)
+    assert len(used) == 4 and used[2:] == [None, None]
+    close = torch.finfo(images.dtype).eps * 16
+    torch.testing.assert_close(out.logits, with_gradient.logits, rtol=close, atol=close)
+    assert torch.equal(out.plan.assignment, with_gradient.plan.assignment)
+    seen: list[Tensor] = []
+    network.blocks[1].norm2.register_forward_hook(lambda module, given, result: seen.append(result))
+    with torch.no_grad():
+        torch.testing.assert_close(network(images).logits, out.logits, rtol=close, atol=close)
+    assert len(seen) == 1  # a hook is called

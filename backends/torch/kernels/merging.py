@@ -71,7 +71,9 @@ def merge_normalized(
     """
     sizes = size.to(torch.promote_types(torch.float32, size.dtype))
     known = norm.weight is not None and norm.bias is not None and norm.weight.dtype == x.dtype == added.dtype
-    if not known or sizes.dtype == torch.float64 or x.dtype == torch.float64 or x.shape[2] > WIDEST:
+    if norm._forward_hooks or norm._forward_pre_hooks or not known:  # somebody looks
+        return None
+    if sizes.dtype == torch.float64 or x.dtype == torch.float64 or x.shape[2] > WIDEST:
         return None
     if (interpreted() and x.dtype == torch.bfloat16) or is_recorded(x, added, sizes, norm.weight, norm.bias):
         return None

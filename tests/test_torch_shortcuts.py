@@ -13,7 +13,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from tokenmerge import get_merger  # noqa: E402
-from tokenmerge.backends.torch import matching, plan, ties, tome  # noqa: E402
+from tokenmerge.backends.torch import matching, plan, precision, ties, tome  # noqa: E402
 
 MODULES = (matching, plan, ties, tome)
 
@@ -99,3 +99,18 @@ def test_sizes_of_a_dense_plan_whose_column_is_tiny(shrunk: float) -> None:
     rest = plan.DensePlan(weights[1:, :, [0, 1, 2, 3, 5, 6, 7, 8]].contiguous()).merge_size(size[1:, :8])[0]
     given = (total[1] - rest).round()  # of the eighth, in eighths
     assert given.tolist() == ([2.0, 4.0, 2.0] if shrunk else [0.0, 0.0, 0.0])
+
+
+def test_a_plan_in_which_nothing_is_dropped_need_not_look_for_it() -> None:
+    made = plan.PartitionPlan(torch.tensor([[2, 0, 0, 1, 2], [0, 1, 2, 2, 2]]), 3)
+    x, size = random(2, 5, 4, seed=8), torch.tensor([[1.0, 0.0, 0.0, 3.0, 2.0], [0.1, 0.2, 0.3, 0.4, 0.5]])
+    for quick, slow in zip(made.merge_checked(x, size, complete=True), made.merge_checked(x, size), strict=True):
+        assert same(quick, slow)
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+def test_a_product_of_batches_is_that_of_the_operator(autocast: bool) -> None:
+    a, b = random(3, 40, 16, seed=9), random(3, 16, 50, seed=10)
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        got = precision.matmul(a, b), precision.matmul(a[:1], b)
+    assert torch.equal(got[0], a @ b) and torch.equal(got[1], a[:1] @ b)

@@ -115,7 +115,7 @@ def _chunks(a: Tensor, b: Tensor, allowed: Tensor | None, several: bool = True) 
     if allowed is not None:
         allowed = torch.nn.functional.pad(allowed, (0, missing))
         similarity = similarity.masked_fill(~allowed[..., None, :], -torch.inf)
-    return similarity.unflatten(-1, (-1, width))
+    return similarity.reshape(*similarity.shape[:2], (partners + missing) // width, width)
 
 
 def _found(chunks: Tensor, maxima: Tensor, rows: Tensor) -> Tensor:

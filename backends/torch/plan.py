@@ -157,16 +157,20 @@ class PartitionPlan(Plan):
         self._check_merge(x, size)
         return self.merge_checked(x, size)
 
-    def merge_checked(self, x: Tensor, size: Tensor | None) -> tuple[Tensor, Tensor]:
-        """`merge_both` for callers that have looked at the arguments themselves."""
+    def merge_checked(self, x: Tensor, size: Tensor | None, complete: bool = False) -> tuple[Tensor, Tensor]:
+        """`merge_both` of arguments that are looked at already; `complete`: no token is dropped."""
         sizes = self._as_fine(size, working_dtype(x))
         if kernels.usable(x):
             return kernels.merge(x, sizes, self.assignment, self.num_tokens_out)
-        (b, _, c), p, place = x.shape, self.num_tokens_out, self._place()
+        (b, _, c), p = x.shape, self.num_tokens_out
         values = x.to(sizes.dtype).flatten(0, 1)
         if reads_at_once(x) and reads_at_once(sizes):
-            merged, total = mean_rows(values, sizes.flatten(), place, b * p)
+            if complete:
+                merged, total = mean_rows(values, sizes.reshape(-1), self._rows().reshape(-1), b * p)
+            else:
+                merged, total = (each[:-1] for each in mean_rows(values, sizes.reshape(-1), self._place(), b * p + 1))
         else:
+            place = self._place()
             total = self._sum_sizes(sizes, place)
             # a token alone in its slot has weight exactly 1 and comes through unchanged, to the last bit
             merged = sum_rows(values, self._shares(sizes, total, place).flatten(), place, b * p)
@@ -194,11 +198,14 @@ class PartitionPlan(Plan):
         )
         return torch.where(empty, 1, size) / whole
 
-    def _place(self) -> Tensor:
-        """`(B N,)`, where each token goes if the slots of all samples stand in one row; dropped ones go behind it."""
+    def _rows(self) -> Tensor:
+        """`(B,N)`, the assignment to the slots of all samples, which stand in one row."""
         b, slots = self._batch, self.num_tokens_out
-        first = slots * torch.arange(b, device=self.assignment.device)[:, None]
-        return torch.where(self.assignment < 0, b * slots, self.assignment + first).reshape(-1)
+        return self.assignment + slots * torch.arange(b, device=self.assignment.device)[:, None]
+
+    def _place(self) -> Tensor:
+        """`(B N,)`, the same, where dropped tokens go behind all slots."""
+        return torch.where(self.assignment < 0, self._batch * self.num_tokens_out, self._rows()).reshape(-1)
 
     def _sum_sizes(self, size: Tensor, place: Tensor) -> Tensor:
         """Sum of `(B,N)` over the members of every slot: `(B,P)`."""

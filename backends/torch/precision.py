@@ -29,12 +29,16 @@ def matmul(a: Tensor, b: Tensor) -> Tensor:
     with without_autocast(a):
         if dtype == torch.float32 and a.device.type != "mps" and _float32_is_lowered():  # mps: no float64, no TF32
             return (a.double() @ b.double()).to(dtype)
-        return a.to(dtype) @ b.to(dtype)
+        a, b = a.to(dtype), b.to(dtype)
+        return torch.bmm(a, b) if a.ndim == b.ndim == 3 and len(a) == len(b) else a @ b  # `@` comes to it slowly
 
 
 def without_autocast(tensor: Tensor) -> AbstractContextManager[object]:
     """A context in which operations on the tensor's device keep the dtype of their operands."""
     if tensor.is_meta:  # shapes without data; autocast does not know this device
+        return nullcontext()
+    # a graph may run later where autocast is on
+    if not torch.compiler.is_compiling() and not torch.is_autocast_enabled(tensor.device.type):
         return nullcontext()
     return torch.autocast(device_type=tensor.device.type, enabled=False)
 

@@ -19,22 +19,20 @@ def mean_rows(values: Tensor, size: Tensor, place: Tensor, places: int) -> tuple
 
     Args:
         values: `(R,C)`; size: `(R,)` in the same dtype, float32 at least.
-        place: `(R,)` integer in `0..places`; what goes to `places` is dropped.
+        place: `(R,)` integer in `0..places-1`.
 
     >>> mean_rows(torch.tensor([[1.0], [4.0], [5.0]]), torch.tensor([2.0, 1.0, 1.0]), torch.tensor([0, 0, 1]), 2)
     (tensor([[2.],
             [5.]]), tensor([3., 1.]))
     """
-    total = size.new_zeros(places + 1).index_add_(0, place, size)
+    total = size.new_zeros(places).index_add_(0, place, size)
     ordered, order = place.sort(stable=True)
-    count = torch.bincount(ordered, minlength=places + 1)
+    count = torch.bincount(ordered, minlength=places)
     size, whole = size.index_select(0, order), total.index_select(0, ordered)
     if not whole.all():
         empty = whole == 0
         size, whole = torch.where(empty, 1, size), torch.where(empty, count.index_select(0, ordered), whole)
-    first = count.cumsum(0) - count
-    means = torch.nn.functional.embedding_bag(order, values, first, mode="sum", per_sample_weights=size / whole)
-    return means[:-1], total[:-1]
+    return _bags(values, size / whole, order, count.cumsum(0).sub_(count)), total
 
 
 def sum_rows(values: Tensor, weights: Tensor, place: Tensor, places: int) -> Tensor:
@@ -60,6 +58,11 @@ def _sum_rows(values: Tensor, weights: Tensor, place: Tensor, places: int) -> Te
     return sums(values, weights, place, places)
 
 
+def _bags(values: Tensor, weights: Tensor, order: Tensor, first: Tensor) -> Tensor:
+    """Sums of `weights * values[order]` from each of `first` to the next; its function in `nn` only looks at these."""
+    return torch.embedding_bag(values, order, first, False, 0, False, weights)[0]
+
+
 class _InOnePass(torch.autograd.Function):
     """Reads every row once and writes every sum once, where a scatter fills, multiplies and adds."""
 
@@ -67,8 +70,7 @@ class _InOnePass(torch.autograd.Function):
     def forward(values: Tensor, weights: Tensor, place: Tensor, places: int) -> Tensor:
         ordered, order = place.sort(stable=True)
         first = torch.searchsorted(ordered, torch.arange(places + 1, device=place.device))
-        weights = weights.index_select(0, order)
-        return torch.nn.functional.embedding_bag(order, values, first, mode="sum", per_sample_weights=weights)
+        return _bags(values, weights.index_select(0, order), order, first)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

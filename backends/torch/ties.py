@@ -58,8 +58,8 @@ def largest(values: Tensor, count: int) -> Tensor:
     n = values.shape[-1]
     if reads_at_once(values) and 0 < count < n:
         top, index = values.topk(count + 1, dim=-1)  # which is faster than a sort, and takes any of several equals
-        if (top[:, count - 1] > top[:, count]).all():
-            return index[:, :count]
+        if top.select(1, count - 1).gt(top.select(1, count)).all():
+            return index.narrow(1, 0, count)
     return descending(values)[:, :count]
 
 

@@ -91,7 +91,8 @@ def plan(
 
     r, k = r or 0, k or 1  # only one of the two is used
     m = metric.detach()
-    m = m if kernels.usable(m) else normalize(m)  # the kernels normalize what they read
+    by_kernels = kernels.usable(m)
+    m = m if by_kernels else normalize(m)  # the kernels normalize what they read
     count = None if mask is None else mask.sum(dim=1, keepdim=True)
     if permutation is not None:
         assignment, used = _random(m, permutation, mask, count, r, protected)
@@ -101,7 +102,7 @@ def plan(
         if matching == "kth":
             assignment, used = _kth(m, count, k, protected)
         else:
-            assignment, used = _bipartite(m, count, r, protected, order)
+            assignment, used = _bipartite(m, count, r, protected, order, by_kernels)
         if mask is not None:
             assignment = torch.where(mask, assignment.gather(1, _rank(mask).clamp(min=0)), -1)
 
@@ -117,19 +118,22 @@ def _rank(real: Tensor) -> Tensor:
     return torch.cumsum(real, dim=1) - 1
 
 
-def _bipartite(m: Tensor, count: Tensor | None, r: int, protected: int, order: str) -> tuple[Tensor, Tensor | None]:
+def _bipartite(
+    m: Tensor, count: Tensor | None, r: int, protected: int, order: str, by_kernels: bool
+) -> tuple[Tensor, Tensor | None]:
     """Slots `(B,N)` of tokens whose first `count` are real, and how many slots are used; None where all are."""
     b, n, _ = m.shape
-    position = torch.arange(n, device=m.device)
     most_removed = tokens_removed(n, r, protected)
     if most_removed == 0:
-        return position.repeat(b, 1), count
-    if kernels.usable(m):
+        return torch.arange(n, device=m.device).repeat(b, 1), count
+    if by_kernels:
         return kernels.bipartite(m, count, r, protected, order)
     # protected tokens are in neither set; the others keep the parity of their position in the whole sequence
     set_a, set_b = slice(protected + protected % 2, n, 2), slice(protected + 1 - protected % 2, n, 2)
-    position_a, position_b = position[set_a], position[set_b]
-    mergeable = None if count is None else (position_a < count, position_b < count)
+    mergeable = None
+    if count is not None:
+        position = torch.arange(n, device=m.device)
+        mergeable = position[set_a] < count, position[set_b] < count
     sources, target, best = best_pairs(m[:, set_a], m[:, set_b], most_removed, mergeable)
     removed: Tensor | int = most_removed
     chosen = None
@@ -149,21 +153,22 @@ def _bipartite(m: Tensor, count: Tensor | None, r: int, protected: int, order: s
         slots_a = slots[:, set_a]
         into = slots[:, set_b].gather(1, target)
     else:
-        in_front = len(position_a) - removed if mergeable is None else kept.sum(dim=1, keepdim=True)
+        in_front = kept.shape[1] - removed if mergeable is None else kept.sum(dim=1, keepdim=True)
         if order == "score":
             slots_a = inverse(descending(best)) + (protected - removed)
         else:
             slots_a = torch.cumsum(kept, dim=1) + (protected - 1)
         into = target + (protected + in_front)
-        slots[:, :protected] = position[:protected]
-        slots[:, set_b] = position[: len(position_b)] + (protected + in_front)
+        if protected:
+            slots[:, :protected] = torch.arange(protected, device=m.device)
+        slots[:, set_b] = torch.arange(n - protected - kept.shape[1], device=m.device) + (protected + in_front)
     if chosen is not None:
         into = torch.where(chosen, into, slots_a.gather(1, sources))
     slots[:, set_a] = slots_a.scatter(1, sources, into)
     if count is None:
         return slots, None
     too_few = count < protected + 2
-    return torch.where(too_few, position, slots), count - removed
+    return torch.where(too_few, torch.arange(n, device=m.device), slots), count - removed
 
 
 def _kth(m: Tensor, count: Tensor | None, k: int, protected: int) -> tuple[Tensor, Tensor | None]:
@@ -273,5 +278,5 @@ class ToMe(Merger):
         """Merge `x (B,N,C)` by the similarity of `metric (B,N,D)`, or of `x` itself."""
         check.tokens("tome", x, size, ("metric", metric, "N D"))
         made = self.plan(x if metric is None else metric, mask=mask, permutation=permutation)
-        tokens, size = made.merge_checked(x, size)
+        tokens, size = made.merge_checked(x, size, complete=mask is None)
         return Merged(tokens, size, made.mask, made)

@@ -19,6 +19,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from tokenmerge import ViTConfig, get_vit
 from tokenmerge.backends.torch import kernels, patch
 from tokenmerge.backends.torch.patch.bias import KeyBias, key_bias
+from tokenmerge.backends.torch.vit import PatchEmbed
 
 DEVICE = os.environ.get("TRITON_CASES_DEVICE", "cpu")
 HALVES = (torch.float16, torch.bfloat16)
@@ -240,6 +241,14 @@ def own(model: Any, family: str, merging: str) -> Any:
     return network.eval()
 
 
+@pytest.fixture
+def one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Our own network in the steps of a patched one, which rounds in between."""
+    monkeypatch.setattr(kernels, "merge_normalized", lambda *_: None)
+    monkeypatch.setattr(PatchEmbed, "product", lambda self, images: self.proj(images).flatten(2).transpose(1, 2))
+
+
+@pytest.mark.usefixtures("one_by_one")
 @pytest.mark.parametrize(("family", "merging", "dtype"), MERGED)
 def test_is_our_own_network_to_the_last_bit(family: str, merging: str, dtype: torch.dtype, uses: list[Any]) -> None:
     name, options, _ = timm_cases.MERGINGS[merging]
@@ -344,6 +353,7 @@ def test_it_compiles_as_one_graph(family: str, merging: str) -> None:
     assert sum("scaled_dot_product" in target for target in seen) == 1, seen  # of the first block
 
 
+@pytest.mark.usefixtures("one_by_one")
 @pytest.mark.parametrize("merging", ["tome", "ats"])
 def test_gradients_are_those_of_our_own_network(merging: str, uses: list[Any]) -> None:
     name, options, _ = timm_cases.MERGINGS[merging]

@@ -125,6 +125,7 @@ def merge_tokens(
         BLOCK_C=block_c,
         BLOCK_N=block(n, 16, SHORT) if few else 16,
         num_warps=4 if few else max(block_c // 512, 1),  # the fewer, the less they wait for one another
+        enable_fp_fusion=False,  # else the bits would depend on how members are found
     )
     return out.to(y.dtype), total, count, normalized
 

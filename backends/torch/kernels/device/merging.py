@@ -25,19 +25,19 @@ def group(assignment_ptr, scratch_ptr, members_ptr, first_ptr, end_ptr, n, p, BL
     tl.debug_barrier()
     before = tl.program_id(0) * 0
     for start in range(0, p, BLOCK):
-        count = tl.load(end_ptr + start + token, mask=start + token < p, other=0, cache_modifier=".cg")
+        count = tl.load(end_ptr + start + token, mask=start + token < p, other=0, cache_modifier=".cg")  # past L1, where atomics are
         end = before + tl.cumsum(count, 0)
         tl.store(first_ptr + start + token, end - count, mask=start + token < p)
         tl.store(end_ptr + start + token, end, mask=start + token < p)
         before += tl.sum(count, 0)
     tl.debug_barrier()
-    first = tl.load(first_ptr + slot, mask=slot >= 0, other=0, cache_modifier=".cg")  # where others have written
-    count = tl.load(end_ptr + slot, mask=slot >= 0, other=0, cache_modifier=".cg") - first
+    first = tl.load(first_ptr + slot, mask=slot >= 0, other=0)
+    count = tl.load(end_ptr + slot, mask=slot >= 0, other=0) - first
     tl.store(scratch_ptr + first + arrival, token, mask=slot >= 0)
     tl.debug_barrier()
     place = first
     for i in range(0, tl.max(count, 0)):
-        other = tl.load(scratch_ptr + first + i, mask=i < count, other=n, cache_modifier=".cg")
+        other = tl.load(scratch_ptr + first + i, mask=i < count, other=n)
         place += (other < token).to(tl.int32)
     tl.store(members_ptr + place, token, mask=slot >= 0)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,15 @@ def test_calls_are_timed_in_turn() -> None:
     timed = called[-2 * len(pair.ours) :]
     assert len(pair.ours) == len(pair.other) >= 5 and timed == ["A", "B"] * len(pair.ours)
     assert Pair([2.0], [1.0]).ratio() == (0.5, 0.5, 0.5)
+
+
+def test_a_call_that_does_it_several_times_counts_for_one() -> None:
+    def ten() -> None:
+        time.sleep(0.02)
+
+    ten.times = 10  # type: ignore[attr-defined]
+    pair = compare(ten, lambda: time.sleep(0.02), seconds=0.1)
+    assert max(pair.ours) < min(pair.other)
 
 
 def test_the_floor_is_the_slower_of_both() -> None:

@@ -226,6 +226,7 @@ class Block(nn.Module):
             query = take_queries(query, plan)
         branch = self.drop_path(self.ls1(self.attn(query, key, value, counted, mask)))
         if isinstance(merger, ToMe):
+            assert size is not None
             plan = merger.plan(key.mean(dim=1, dtype=working_dtype(key)), mask=mask)
             x, size, normalized = merge_sum(plan, x, branch, size, self.norm2)
         else:

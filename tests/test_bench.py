@@ -112,10 +112,12 @@ def test_the_command(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     file, picture = tmp_path / "rows.json", tmp_path / "rows.png"
     options = ["bench", "tome", "--backend", "torch", "--seconds", "0.01", "--shape", "B=1,N=9,D=4,C=8,r=2"]
+    options += ["--shape", "B=2,N=9,D=4,C=8,r=2"]
     result = CliRunner().invoke(app, [*options, "--json", str(file), "--plot", str(picture)])
     assert result.exit_code == 0, result.output
     written = json.loads(file.read_text())
-    assert written["rows"][0]["against"] == "textbook" and "versions" in written["machine"]
+    assert [row["shape"]["B"] for row in written["rows"] if row["against"] == "textbook"] == [1, 2]
+    assert "versions" in written["machine"]
     assert picture.stat().st_size > 0
 
 

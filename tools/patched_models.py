@@ -1,6 +1,6 @@
 """A timm model before and after `patch`, eager and as a CUDA graph, on a GPU (docs/performance.md).
 
-    python tools/patched_models.py [MODEL]
+    python tools/patched_models.py [MODEL [DTYPE BATCH R]]
 
 Milliseconds of a forward pass, median. Every graph's result is compared with that of the eager call, bit by bit.
 """
@@ -25,7 +25,7 @@ MERGERS: dict[str, dict[str, Any]] = {
     "ats": {"max_tokens_per_depth": (10**4,) * 3 + (96,) * 3 + (48,) * 6},
     "patch_merger": {"num_tokens_out": 8},
 }
-RUNS = ((torch.bfloat16, 64), (torch.bfloat16, 256), (torch.float32, 64))
+RUNS = ((torch.bfloat16, 64, MERGERS), (torch.bfloat16, 256, MERGERS), (torch.float32, 64, MERGERS))
 
 
 def milliseconds(call: Callable[[], Any]) -> float:
@@ -54,11 +54,13 @@ def graph_of(call: Callable[[], Tensor]) -> tuple[torch.cuda.CUDAGraph, Tensor]:
     return graph, out
 
 
-def main(name: str) -> None:
-    print(torch.cuda.get_device_name(), f"torch {torch.__version__}, timm {timm.__version__}")
-    for dtype, batch in RUNS:
-        images = torch.randn(batch, 3, 224, 224, device="cuda", dtype=dtype)
-        for merger, options in MERGERS.items():
+def main(name: str = "vit_base_patch16_224", *run: str) -> None:
+    print(torch.cuda.get_device_name(), f"torch {torch.__version__}, timm {timm.__version__}, {name}")
+    runs: Any = [(getattr(torch, run[0]), int(run[1]), {"tome": {"r": int(run[2])}})] if run else RUNS
+    width = timm.get_pretrained_cfg(name).input_size[-1]
+    for dtype, batch, mergers in runs:
+        images = torch.randn(batch, 3, width, width, device="cuda", dtype=dtype)
+        for merger, options in mergers.items():
             # PatchMerger leaves no class token
             pooling = {"class_token": False, "global_pool": "avg"} if merger == "patch_merger" else {}
             model = timm.create_model(name, **pooling).to("cuda", dtype).eval()
@@ -79,4 +81,4 @@ def main(name: str) -> None:
 
 if __name__ == "__main__":
     with torch.no_grad():
-        main(sys.argv[1] if len(sys.argv) > 1 else "vit_base_patch16_224")
+        main(*sys.argv[1:])

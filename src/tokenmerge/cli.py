@@ -256,7 +256,8 @@ def bench(
     device: Annotated[str | None, typer.Option(metavar="NAME", help="One of the backend's devices.")] = None,
     dtype: Annotated[str, typer.Option(metavar="NAME", help="One of the backend's dtypes.")] = "float32",
     shape: Annotated[
-        str | None, typer.Option(metavar="B=8,N=197,...", help="Else the shapes of docs/performance.md.")
+        list[str] | None,
+        typer.Option(metavar="B=8,N=197,...", help="May be repeated; else the shapes of docs/performance.md."),
     ] = None,
     network: Annotated[str, typer.Option(metavar="NAME", help="Of a whole network.")] = "vit_base_patch16_224",
     seconds: Annotated[float, typer.Option(help="For each comparison.")] = 2.0,
@@ -279,7 +280,7 @@ def bench(
             tuple(backend or ()),
             device,
             dtype,
-            shape,
+            tuple(shape or ()),
             network,
             seconds,
             threads,

@@ -12,8 +12,8 @@ Everything else of the backend works without them. This package imports without 
     attention   proportional attention in half precision, with the logarithm of the sizes in float32 (ask `attends`)
 
 All but `place` and `slots`, the parts of `bipartite`, are operators of PyTorch (`torch.ops.tokenmerge`): they compile
-without a graph break, map over another axis (`torch.vmap`), wait for no device and so go into a CUDA graph, and use no
-atomics, so that a result is always the same. `merge` and `attention` have gradients. With `TRITON_INTERPRET=1` in the
+without a graph break, map over another axis (`torch.vmap`), wait for no device and so go into a CUDA graph, and add
+numbers in an order that is always the same. `merge` and `attention` have gradients. With `TRITON_INTERPRET=1` in the
 environment they run on the CPU, slowly, to be tested.
 """
 

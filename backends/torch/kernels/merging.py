@@ -26,7 +26,7 @@ def merge(
 
     `y_p = sum_{n in p} (size_n / size'_p) x_n`, `size'_p = sum_{n in p} size_n`; equal weights where `size'_p = 0`, and
     zeros in an empty slot. A token alone in its slot comes through to the last bit. The members of a slot are added in
-    the order of their positions, always: no atomics.
+    the order of their positions, always.
 
     Args:
         x: `(B,N,C)` floating point, any strides.

@@ -30,7 +30,7 @@ def bench(
     backends: Sequence[str] = (),
     device: str | None = None,
     dtype: str = "float32",
-    shape: str | None = None,
+    shapes: Sequence[str] = (),
     network: str = "vit_base_patch16_224",
     seconds: float = 2.0,
     threads: int | None = None,
@@ -43,7 +43,7 @@ def bench(
 
     Args:
         names: of `OPERATIONS`; backends: those installed if none are given.
-        shape: such as "B=8,N=197,D=64,C=768,r=16", for every name; None for those of docs/performance.md.
+        shapes: such as "B=8,N=197,D=64,C=768,r=16", for every name; if none are given, those of docs/performance.md.
         seconds: for each comparison.
         threads: of PyTorch; NumPy and JAX read the environment when they start.
         graph: capture PyTorch's calls on CUDA in CUDA graphs.
@@ -59,7 +59,7 @@ def bench(
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # PyTorch's profiler, which counts memory, is talkative
     if not backends:  # else none but these is imported: JAX takes most of a GPU's memory when it starts
         backends = [info.name for info in available_backends().values() if info.available]
-    given = None if shape is None else parse(shape)
+    given = [parse(shape) for shape in shapes]
     subjects = [Subject(name, device, dtype, graph) for name in backends if name in ("numpy", "torch", "jax")]
     if threads is not None and any(each.name == "torch" for each in subjects):
         import torch
@@ -131,10 +131,9 @@ def means(rows: Sequence[Row]) -> Iterator[str]:
             yield f"{operation} in {backend} against {against}: {mean:.2f} at the geometric mean of {shapes}"
 
 
-def _jobs(name: str, subject: Subject, shape: dict[str, int] | None) -> Iterator[Job]:
-    if name in operators.SHAPES and shape is None:
-        yield from ((name, subject, each) for each in operators.SHAPES[name])
-    else:
+def _jobs(name: str, subject: Subject, given: Sequence[dict[str, int]]) -> Iterator[Job]:
+    shapes: Sequence[dict[str, int] | None] = given or operators.SHAPES.get(name) or [None]
+    for shape in shapes:
         yield name, subject, shape
 
 

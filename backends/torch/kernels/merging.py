@@ -13,7 +13,7 @@ from tokenmerge.backends.torch.precision import is_recorded, safe_divide, workin
 
 Tensor = torch.Tensor
 
-SHORT, FEW = 256, 8192  # up to so many tokens of a sample, and in all, every block of slots looks for its own members
+SHORT, FEW = 256, 8192  # up to so many tokens of a sample, and in all, every slot looks for its members itself
 CHANNELS = 1024  # of a program
 WIDEST = 4096  # up to so many channels a program can have all
 LONG = 8192  # beyond so many tokens a sample is sorted, instead of grouped by one program

@@ -25,9 +25,8 @@ def group(assignment_ptr, scratch_ptr, members_ptr, first_ptr, end_ptr, n, p, BL
     tl.debug_barrier()
     before = tl.program_id(0) * 0
     for start in range(0, p, BLOCK):
-        count = tl.load(
-            end_ptr + start + token, mask=start + token < p, other=0, cache_modifier=".cg"
-        )  # past L1, where atomics are
+        # past the first cache, as the additions were
+        count = tl.load(end_ptr + start + token, mask=start + token < p, other=0, cache_modifier=".cg")
         end = before + tl.cumsum(count, 0)
         tl.store(first_ptr + start + token, end - count, mask=start + token < p)
         tl.store(end_ptr + start + token, end, mask=start + token < p)

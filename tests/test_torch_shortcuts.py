@@ -13,9 +13,9 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from tokenmerge import get_merger  # noqa: E402
-from tokenmerge.backends.torch import matching, plan, precision, ties, tome  # noqa: E402
+from tokenmerge.backends.torch import ltm, matching, patch_merger, plan, precision, ties, tome  # noqa: E402
 
-MODULES = (matching, plan, ties, tome)
+MODULES = (ltm, matching, plan, ties, tome)
 
 
 def blind(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,3 +114,25 @@ def test_a_product_of_batches_is_that_of_the_operator(autocast: bool) -> None:
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
         got = precision.matmul(a, b), precision.matmul(a[:1], b)
     assert torch.equal(got[0], a @ b) and torch.equal(got[1], a[:1] @ b)
+
+
+@pytest.mark.parametrize("wide", [1, 2, 3, 4, 5, 16])
+def test_pooled_tokens_are_the_same_with_and_without(wide: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    z = random(2, 12 * wide, 20, seed=11)
+    quick, slow = both(monkeypatch, lambda: ltm.pooled_tokens(z, 12, 0.1))
+    assert torch.equal(quick, slow)
+    assert ltm.pooled_tokens(z[:, :, :0], 12, 0.1).shape == (2, 12, 0)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_patch_merger_of_few_samples_at_a_time_is_that_of_all(masked: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Products of other shapes add in another order; here every order gives the same."""
+    merger = get_merger("patch_merger", backend="torch", dim=24, num_tokens_out=5, normalize=False, logit_scale=0.0)
+    x = random(7, 32, 24, seed=12).mul(8).round()
+    mask = torch.arange(32) < torch.tensor([32, 1, 8, 16, 32, 4, 2])[:, None] if masked else None
+    with torch.no_grad():
+        together = merger(x, mask=mask)
+        monkeypatch.setattr(patch_merger, "MOST", 2 * 32 * 24)
+        few = merger(x, mask=mask)
+    for a, b in ((together.tokens, few.tokens), (together.size, few.size), (together.plan.weights, few.plan.weights)):
+        assert torch.equal(a, b)

@@ -8,7 +8,7 @@ import torch
 
 from tokenmerge.backends.torch.merger import Merger
 from tokenmerge.backends.torch.plan import DensePlan, check
-from tokenmerge.backends.torch.precision import matmul, safe_divide, safe_log, softmax, working_dtype
+from tokenmerge.backends.torch.precision import matmul, reads_at_once, safe_divide, safe_log, softmax, working_dtype
 from tokenmerge.spec import arguments
 from tokenmerge.spec.merged import Merged
 from tokenmerge.spec.schedule import ltm_tokens_out
@@ -16,6 +16,7 @@ from tokenmerge.spec.schedule import ltm_tokens_out
 Tensor = torch.Tensor
 
 MOST_TOKENS = 2**20
+SUMMED_ALIKE = 4  # tokens that a mean and a pooling add in the same order, to the last bit
 
 
 def pooling_prior(
@@ -45,7 +46,11 @@ def pooled_tokens(z: Tensor, width: int, smoothing: float) -> Tensor:
     >>> pooled_tokens(torch.tensor([[[1.0], [3.0], [5.0], [7.0]]]), 2, 0.0).tolist()
     [[[2.0], [6.0]]]
     """
-    pooled = z.unflatten(1, (width, -1)).mean(dim=2)
+    wide = z.shape[1] // width
+    if wide <= SUMMED_ALIKE and z.numel() and reads_at_once(z):  # half the time, but ten times it on the way back
+        pooled = torch.nn.functional.avg_pool1d(z.transpose(1, 2), wide).transpose(1, 2)
+    else:
+        pooled = z.unflatten(1, (width, -1)).mean(dim=2)
     return torch.lerp(pooled, pooled.mean(dim=1, keepdim=True), smoothing)  # windows are equally wide
 
 

@@ -13,7 +13,7 @@ from tokenmerge.spec.merged import Merged
 
 Tensor = torch.Tensor
 
-MOST = 2**22  # numbers that are normalized at once
+MOST = 2**20  # numbers that are normalized at once
 
 
 def layer_norm(x: Tensor, scale: Tensor, bias: Tensor | None = None, *, eps: float = 1e-5) -> Tensor:
@@ -90,14 +90,41 @@ def _plan_and_inputs(
     eps: float,
     mask: Tensor | None,
 ) -> tuple[DensePlan, Tensor]:
+    scaled = _scaled(x, queries, scale, bias, logit_scale, eps, mask)
+    weights, normalized = _weights(x, scaled, scale, bias, normalize, eps, mask)
+    return DensePlan(weights), normalized
+
+
+def _scaled(
+    x: Tensor,
+    queries: Tensor,
+    scale: Tensor | None,
+    bias: Tensor | None,
+    logit_scale: float | None,
+    eps: float,
+    mask: Tensor | None,
+) -> Tensor:
+    """`logit_scale * queries` in working precision, after a look at all arguments."""
     _, c = check.patch_merger(x, queries, scale, bias, mask)
     arguments.check_patch_merger(c, 1, logit_scale, eps)
+    return queries.to(working_dtype(x)) * (c**-0.5 if logit_scale is None else logit_scale)
+
+
+def _weights(
+    x: Tensor,
+    scaled: Tensor,
+    scale: Tensor | None,
+    bias: Tensor | None,
+    normalize: bool,
+    eps: float,
+    mask: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """The weights `(B,M,N)` of the plan, and what they are applied to."""
     normalized = inputs(x, scale, bias, normalize, eps, mask)
-    factor = c**-0.5 if logit_scale is None else logit_scale
-    logits = matmul(queries.to(normalized.dtype) * factor, normalized.transpose(1, 2))
+    logits = matmul(scaled, normalized.transpose(1, 2))
     if mask is None:
-        return DensePlan(torch.softmax(logits, dim=-1)), normalized
-    return DensePlan(softmax(torch.where(mask[:, None, :], logits, -torch.inf))), normalized
+        return torch.softmax(logits, dim=-1), normalized
+    return softmax(torch.where(mask[:, None, :], logits, -torch.inf)), normalized
 
 
 class PatchMerger(Merger):
@@ -139,14 +166,19 @@ class PatchMerger(Merger):
         bias = torch.nn.Parameter(torch.zeros(dim, dtype=torch.float32)) if use_bias else None
         self.register_parameter("bias", bias)
 
-    def _run(self, x: Tensor, mask: Tensor | None) -> tuple[DensePlan, Tensor]:
-        options = (self.logit_scale, self.normalize, self.eps)
-        return _plan_and_inputs(x, self.queries, self.scale, self.bias, *options, mask)
-
     def plan(self, x: Tensor, *, mask: Tensor | None = None) -> DensePlan:
         """The plan of `x (B,N,C)`, see `plan` of this module. The merged tokens are `plan.merge(LayerNorm(x))`."""
         check.tokens("patch_merger", x, None, C=self.dim)
-        return self._run(x, mask)[0]
+        return plan(
+            x,
+            queries=self.queries,
+            scale=self.scale,
+            bias=self.bias,
+            logit_scale=self.logit_scale,
+            normalize=self.normalize,
+            eps=self.eps,
+            mask=mask,
+        )
 
     def forward(self, x: Tensor, *, size: Tensor | None = None, mask: Tensor | None = None) -> Merged:
         """Merge `x (B,N,C)` to `(B,M,C)`."""
@@ -157,15 +189,17 @@ class PatchMerger(Merger):
 
     def _merge(self, x: Tensor, mask: Tensor | None) -> tuple[DensePlan, Tensor]:
         """The plan and the tokens; a few samples at a time where nothing has to be kept, so that caches hold them."""
-        b = x.shape[0]
+        b, learned = x.shape[0], (self.scale, self.bias)
+        scaled = _scaled(x, self.queries, *learned, self.logit_scale, self.eps, mask)
+        options = (*learned, self.normalize, self.eps)
         together = max(1, MOST * b // max(1, x.numel()))
         if together >= b or is_recorded(x, *self.parameters()):
-            made, normalized = self._run(x, mask)
-            return made, made.merge(normalized).to(x.dtype)
-        weights = x.new_empty((b, self.num_tokens_out, x.shape[1]), dtype=working_dtype(x))
+            made, normalized = _weights(x, scaled, *options, mask)
+            return DensePlan(made), matmul(made, normalized).to(x.dtype)
+        weights = x.new_empty((b, self.num_tokens_out, x.shape[1]), dtype=scaled.dtype)
         tokens = x.new_empty((b, self.num_tokens_out, x.shape[2]))
         for first in range(0, b, together):
             part = slice(first, first + together)
-            made, normalized = self._run(x[part], None if mask is None else mask[part])
-            weights[part], tokens[part] = made.weights, made.merge(normalized)
+            made, normalized = _weights(x[part], scaled, *options, None if mask is None else mask[part])
+            weights[part], tokens[part] = made, matmul(made, normalized)
         return DensePlan(weights), tokens

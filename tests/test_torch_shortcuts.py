@@ -13,7 +13,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from tokenmerge import get_merger  # noqa: E402
-from tokenmerge.backends.torch import ltm, matching, patch_merger, plan, precision, ties, tome  # noqa: E402
+from tokenmerge.backends.torch import attention, ltm, matching, patch_merger, plan, precision, ties, tome, vit  # noqa: E402
 
 MODULES = (ltm, matching, plan, ties, tome)
 
@@ -136,3 +136,17 @@ def test_patch_merger_of_few_samples_at_a_time_is_that_of_all(masked: bool, monk
         few = merger(x, mask=mask)
     for a, b in ((together.tokens, few.tokens), (together.size, few.size), (together.plan.weights, few.plan.weights)):
         assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("sized", [False, True])
+def test_padded_slots_of_a_network_are_hidden_by_their_size_or_by_the_mask(sized: bool) -> None:
+    query, key, value = (random(3, 2, 40, 8, seed=seed) for seed in (13, 14, 15))
+    mask = torch.arange(40) < torch.tensor([40, 1, 23])[:, None]
+    size = torch.where(mask, 3.0, 0.0) if sized else None
+    counted, hidden = vit.hide(size, mask, key)
+    assert hidden is None
+    clear = attention.attention(query, key, value, size=size, mask=mask)
+    assert torch.equal(attention.attention(query, key, value, size=counted, mask=hidden), clear)
+    row = attention.attention_weights(query[:, :, :1], key, size=size, mask=mask)
+    assert torch.equal(attention.attention_weights(query[:, :, :1], key, size=counted, mask=hidden), row)
+    assert vit.hide(size, mask, key.bfloat16())[1] is mask

@@ -219,12 +219,12 @@ class Block(nn.Module):
         if size is None and self.step.merger in ("tome", "ats", "ltm"):
             size = x.new_ones(x.shape[:2], dtype=working_dtype(x))  # no coarser than the tokens
         query, key, value = self.attn.heads(self.norm1(x))
-        counted = size if self.step.proportional else None  # never where all sizes are one
+        counted, hidden = hide(size if self.step.proportional else None, mask, key)  # never where all sizes are one
         if isinstance(merger, ATS):
-            row = attention_weights(query[:, :, :1], key, size=counted, mask=mask)[:, :, 0]
+            row = attention_weights(query[:, :, :1], key, size=counted, mask=hidden)[:, :, 0]
             plan = sample(merger, row, value, self.step.prefix, mask)
             query = take_queries(query, plan)
-        branch = self.drop_path(self.ls1(self.attn(query, key, value, counted, mask)))
+        branch = self.drop_path(self.ls1(self.attn(query, key, value, counted, hidden)))
         if isinstance(merger, ToMe):
             assert size is not None
             plan = merger.plan(key.mean(dim=1, dtype=working_dtype(key)), mask=mask)
@@ -323,6 +323,16 @@ def merge_sum(
             return made
     x, size = plan.merge_both(x + branch, size)
     return x, size, norm(x)
+
+
+def hide(size: Tensor | None, mask: Tensor | None, key: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    """Sizes and mask for attention among tokens whose padded slots are finite.
+
+    On a CPU size 0 hides them. A mask would, and clear keys and values besides, in a quarter of attention's own time.
+    """
+    if mask is None or key.is_cuda or key.dtype != working_dtype(key):
+        return size, mask
+    return mask.to(key.dtype) if size is None else size, None
 
 
 def sample(merger: ATS, row: Tensor, value: Tensor, prefix: int, mask: Tensor | None) -> SelectionPlan:

@@ -13,7 +13,8 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from tokenmerge import get_merger  # noqa: E402
-from tokenmerge.backends.torch import attention, ltm, matching, patch_merger, plan, precision, ties, tome, vit  # noqa: E402
+from tokenmerge.backends.torch import attention, ltm, matching, plan, precision, ties, tome, vit  # noqa: E402
+from tokenmerge.backends.torch import few as few_samples  # noqa: E402
 
 MODULES = (ltm, matching, plan, ties, tome)
 
@@ -125,17 +126,27 @@ def test_pooled_tokens_are_the_same_with_and_without(wide: int, monkeypatch: pyt
 
 
 @pytest.mark.parametrize("masked", [False, True])
-def test_patch_merger_of_few_samples_at_a_time_is_that_of_all(masked: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", ["patch_merger", "ltm", "ltm, protected", "ltm, prior"])
+def test_few_samples_at_a_time_give_what_all_give(name: str, masked: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Products of other shapes add in another order; here every order gives the same."""
-    merger = get_merger("patch_merger", backend="torch", dim=24, num_tokens_out=5, normalize=False, logit_scale=0.0)
+    if name == "patch_merger":
+        merger = get_merger(name, backend="torch", dim=24, num_tokens_out=5, normalize=False, logit_scale=0.0)
+    else:  # the weight is zero at first: the weights are the prior
+        protected = 4 * (name == "ltm, protected")
+        merger = get_merger("ltm", backend="torch", dim=24, compression_ratio=0.25, protected=protected)
     x = random(7, 32, 24, seed=12).mul(8).round()
     mask = torch.arange(32) < torch.tensor([32, 1, 8, 16, 32, 4, 2])[:, None] if masked else None
+    given = {"prior": torch.full((7, 32, 8), 1 / 32)} if name == "ltm, prior" else {}
     with torch.no_grad():
-        together = merger(x, mask=mask)
-        monkeypatch.setattr(patch_merger, "MOST", 2 * 32 * 24)
-        few = merger(x, mask=mask)
-    for a, b in ((together.tokens, few.tokens), (together.size, few.size), (together.plan.weights, few.plan.weights)):
-        assert torch.equal(a, b)
+        together = merger(x, mask=mask, **given)
+        monkeypatch.setattr(few_samples, "MOST", 2 * 32 * 24)
+        few = merger(x, mask=mask, **given)
+    assert torch.equal(together.plan.weights, few.plan.weights)
+    if together.mask is not None:
+        assert torch.equal(together.mask, few.mask)
+    half = torch.float16  # a prior of other than powers of two is not summed exactly
+    assert torch.equal(together.tokens.to(half), few.tokens.to(half))
+    assert torch.equal(together.size.to(half), few.size.to(half))
 
 
 @pytest.mark.parametrize("sized", [False, True])

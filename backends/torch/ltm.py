@@ -6,9 +6,18 @@ from fractions import Fraction
 
 import torch
 
+from tokenmerge.backends.torch.few import few_at_a_time
 from tokenmerge.backends.torch.merger import Merger
 from tokenmerge.backends.torch.plan import DensePlan, check
-from tokenmerge.backends.torch.precision import matmul, reads_at_once, safe_divide, safe_log, softmax, working_dtype
+from tokenmerge.backends.torch.precision import (
+    is_recorded,
+    matmul,
+    reads_at_once,
+    safe_divide,
+    safe_log,
+    softmax,
+    working_dtype,
+)
 from tokenmerge.spec import arguments
 from tokenmerge.spec.merged import Merged
 from tokenmerge.spec.schedule import ltm_tokens_out
@@ -87,9 +96,23 @@ def plan(
     >>> plan(z, weight=torch.zeros(1), compression_ratio=0.5, prior_smoothing=0.0).merge(z).tolist()
     [[[2.0], [6.0]]]
     """
+    return DensePlan(*_run(z, weight, compression_ratio, protected, prior_smoothing, prior, mask, False)[:2])
+
+
+def _run(
+    z: Tensor,
+    weight: Tensor,
+    compression_ratio: float,
+    protected: int,
+    prior_smoothing: float,
+    prior: Tensor | None,
+    mask: Tensor | None,
+    merge: bool,
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Weights and mask of the plan, and the merged tokens if they are wanted."""
     arguments.check_ltm(1, compression_ratio, protected, prior_smoothing)
     n, c = check.ltm(z, weight, prior, mask, compression_ratio, protected)
-    b, width, work = z.shape[0], ltm_tokens_out(n - protected, compression_ratio), working_dtype(z)
+    width, work = ltm_tokens_out(n - protected, compression_ratio), working_dtype(z)
     if mask is not None:
         z = torch.where(mask[:, :, None], z, 0)
 
@@ -98,29 +121,34 @@ def plan(
     place = torch.where(rank >= protected, rank - protected, -1)
     count = (real.sum(dim=1, keepdim=True) - protected).clamp(min=0)
     columns = torch.full_like(count, width) if mask is None else _tokens_out(count, compression_ratio)
-    pooled = None
+    pools = prior is None and mask is None and n > protected and (n - protected) % width == 0
     if prior is None:
-        if mask is None and n > protected and (n - protected) % width == 0:
-            pooled = pooled_tokens(z[:, protected:].to(work), width, prior_smoothing)
         g0 = pooling_prior(place, count, columns, width, prior_smoothing, work)
     else:
         given = (prior if prior.ndim == 3 else prior[None]).transpose(1, 2)
         g0 = torch.cat([given.new_zeros((given.shape[0], width, protected)), given], dim=2)
         g0 = torch.where(_in_use(place, count, columns, width), g0, 0).to(work)
+    log_g0 = safe_log(g0)  # log 0 = -inf: weight 0
+    scaled = weight.to(work) / c**0.5
+    copied = (rank[:, None, :] == torch.arange(protected, device=z.device)[:, None]).to(work)
 
-    tokens = z.to(work)
-    targets = matmul(g0, tokens) if pooled is None else pooled
-    step = matmul(targets * (weight.to(work) / c**0.5), tokens.transpose(1, 2))
-    logits = step.add_(safe_log(g0))  # log 0 = -inf: weight 0
-    weights = softmax(logits) if pooled is None else torch.softmax(logits, dim=-1)
-    if protected:
-        copied = (rank[:, None, :] == torch.arange(protected, device=z.device)[:, None]).to(work)
-        weights = torch.cat([copied.expand(b, protected, n), weights], dim=1)
+    def run(part: slice) -> tuple[Tensor, ...]:
+        first, own, log_own = (each if len(each) == 1 else each[part] for each in (copied, g0, log_g0))
+        tokens = z[part].to(work)
+        targets = pooled_tokens(tokens[:, protected:], width, prior_smoothing) if pools else matmul(own, tokens)
+        logits = matmul(targets * scaled, tokens.transpose(1, 2)).add_(log_own)
+        weights = torch.softmax(logits, dim=-1) if pools else softmax(logits)
+        if protected:
+            weights = torch.cat([first.expand(len(weights), protected, n), weights], dim=1)
+        return (weights, matmul(weights, tokens).to(z.dtype)) if merge else (weights,)
+
+    made = few_at_a_time(z, run, is_recorded(z, weight, g0))
+    weights, tokens = made[0], made[1] if merge else None
     if mask is None:
-        return DensePlan(weights)
+        return weights, None, tokens
     slot = torch.arange(protected + width, device=z.device)
     first = real.sum(dim=1, keepdim=True).clamp(max=protected)
-    return DensePlan(weights, (slot < first) | ((slot >= protected) & (slot < protected + columns)))
+    return weights, (slot < first) | ((slot >= protected) & (slot < protected + columns)), tokens
 
 
 def chain(plan: DensePlan, protected: int = 0) -> Tensor:
@@ -195,7 +223,9 @@ class LTM(Merger):
     ) -> Merged:
         """Merge `x (B,N,C)` to `(B, protected + ceil(rho n), C)`."""
         check.tokens("ltm", x, size, C=self.dim)
-        made = self.plan(x, prior=prior, mask=mask)
+        options = (self.weight, self.compression_ratio, self.protected, self.prior_smoothing)
+        weights, kept, tokens = _run(x, *options, prior, mask, True)
+        assert tokens is not None
+        made = DensePlan(weights, kept)
         size = x.new_ones(x.shape[:2], dtype=working_dtype(x)) if size is None else size
-        x = x if mask is None else torch.where(mask[:, :, None], x, 0)
-        return Merged(made.merge(x, size), made.merge_size(size), made.mask, made)
+        return Merged(tokens, made.merge_size(size), kept, made)

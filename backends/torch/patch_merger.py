@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from tokenmerge.backends.torch.few import few_at_a_time
 from tokenmerge.backends.torch.merger import Merger
 from tokenmerge.backends.torch.plan import DensePlan, check
 from tokenmerge.backends.torch.precision import is_recorded, matmul, softmax, without_autocast, working_dtype
@@ -12,8 +13,6 @@ from tokenmerge.spec.initial import initial_queries
 from tokenmerge.spec.merged import Merged
 
 Tensor = torch.Tensor
-
-MOST = 2**20  # numbers that are normalized at once
 
 
 def layer_norm(x: Tensor, scale: Tensor, bias: Tensor | None = None, *, eps: float = 1e-5) -> Tensor:
@@ -188,18 +187,13 @@ class PatchMerger(Merger):
         return Merged(tokens, made.merge_size(size), None, made)
 
     def _merge(self, x: Tensor, mask: Tensor | None) -> tuple[DensePlan, Tensor]:
-        """The plan and the tokens; a few samples at a time where nothing has to be kept, so that caches hold them."""
-        b, learned = x.shape[0], (self.scale, self.bias)
-        scaled = _scaled(x, self.queries, *learned, self.logit_scale, self.eps, mask)
-        options = (*learned, self.normalize, self.eps)
-        together = max(1, MOST * b // max(1, x.numel()))
-        if together >= b or is_recorded(x, *self.parameters()):
-            made, normalized = _weights(x, scaled, *options, mask)
-            return DensePlan(made), matmul(made, normalized).to(x.dtype)
-        weights = x.new_empty((b, self.num_tokens_out, x.shape[1]), dtype=scaled.dtype)
-        tokens = x.new_empty((b, self.num_tokens_out, x.shape[2]))
-        for first in range(0, b, together):
-            part = slice(first, first + together)
-            made, normalized = _weights(x[part], scaled, *options, None if mask is None else mask[part])
-            weights[part], tokens[part] = made, matmul(made, normalized)
+        """The plan and the tokens."""
+        scaled = _scaled(x, self.queries, self.scale, self.bias, self.logit_scale, self.eps, mask)
+
+        def run(part: slice) -> tuple[Tensor, Tensor]:
+            real = None if mask is None else mask[part]
+            weights, normalized = _weights(x[part], scaled, self.scale, self.bias, self.normalize, self.eps, real)
+            return weights, matmul(weights, normalized).to(x.dtype)
+
+        weights, tokens = few_at_a_time(x, run, is_recorded(x, *self.parameters()))
         return DensePlan(weights), tokens

@@ -13,7 +13,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from tokenmerge import get_merger  # noqa: E402
-from tokenmerge.backends.torch import attention, ltm, matching, plan, precision, ties, tome, vit  # noqa: E402
+from tokenmerge.backends.torch import attention, ltm, matching, patch_merger, plan, precision, ties, tome, vit  # noqa: E402
 from tokenmerge.backends.torch import few as few_samples  # noqa: E402
 
 MODULES = (ltm, matching, plan, ties, tome)
@@ -147,6 +147,21 @@ def test_few_samples_at_a_time_give_what_all_give(name: str, masked: bool, monke
     half = torch.float16  # a prior of other than powers of two is not summed exactly
     assert torch.equal(together.tokens.to(half), few.tokens.to(half))
     assert torch.equal(together.size.to(half), few.size.to(half))
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("numbers", [2 * 24, 20 * 24, 33 * 24])
+def test_patch_merger_of_a_sample_in_pieces(masked: bool, numbers: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    merger = get_merger("patch_merger", backend="torch", dim=24, num_tokens_out=5, normalize=False, logit_scale=0.0)
+    x = random(3, 32, 24, seed=16).mul(8).round()
+    x[1, 8:] = torch.nan if masked else 1
+    mask = torch.arange(32) < torch.tensor([32, 8, 16])[:, None] if masked else None
+    with torch.no_grad():
+        whole = merger(x, mask=mask)
+        for module in (few_samples, patch_merger):
+            monkeypatch.setattr(module, "MOST", numbers)
+        pieces = merger(x, mask=mask)
+    assert torch.equal(whole.tokens, pieces.tokens) and torch.equal(whole.size, pieces.size)
 
 
 @pytest.mark.parametrize("sized", [False, True])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from tokenmerge.backends.torch.few import few_at_a_time
+from tokenmerge.backends.torch.few import MOST, few_at_a_time
 from tokenmerge.backends.torch.merger import Merger
 from tokenmerge.backends.torch.plan import DensePlan, check
 from tokenmerge.backends.torch.precision import is_recorded, matmul, softmax, without_autocast, working_dtype
@@ -76,22 +76,8 @@ def plan(
     >>> plan(torch.ones(1, 2, 3), queries=torch.ones(1, 3)).weights
     tensor([[[0.5000, 0.5000]]])
     """
-    return _plan_and_inputs(x, queries, scale, bias, logit_scale, normalize, eps, mask)[0]
-
-
-def _plan_and_inputs(
-    x: Tensor,
-    queries: Tensor,
-    scale: Tensor | None,
-    bias: Tensor | None,
-    logit_scale: float | None,
-    normalize: bool,
-    eps: float,
-    mask: Tensor | None,
-) -> tuple[DensePlan, Tensor]:
     scaled = _scaled(x, queries, scale, bias, logit_scale, eps, mask)
-    weights, normalized = _weights(x, scaled, scale, bias, normalize, eps, mask)
-    return DensePlan(weights), normalized
+    return DensePlan(_weights(x, scaled, scale, bias, normalize, eps, mask)[0])
 
 
 def _scaled(
@@ -117,13 +103,29 @@ def _weights(
     normalize: bool,
     eps: float,
     mask: Tensor | None,
-) -> tuple[Tensor, Tensor]:
-    """The weights `(B,M,N)` of the plan, and what they are applied to."""
-    normalized = inputs(x, scale, bias, normalize, eps, mask)
-    logits = matmul(scaled, normalized.transpose(1, 2))
+    length: int | None = None,
+) -> tuple[Tensor, list[Tensor]]:
+    """The weights `(B,M,N)` of the plan, and what they are applied to, in pieces of `length` tokens; None for one."""
+    pieces = (x,) if length is None else x.split(length, dim=1)
+    masks = (mask,) if length is None else (None,) * len(pieces) if mask is None else mask.split(length, dim=1)
+    normalized: list[Tensor] = []
+    logits: list[Tensor] = []
+    for piece, real in zip(pieces, masks, strict=True):
+        normalized.append(inputs(piece, scale, bias, normalize, eps, real))
+        logits.append(matmul(scaled, normalized[-1].transpose(1, 2)))  # while caches hold the piece
+    whole = logits[0] if len(logits) == 1 else torch.cat(logits, dim=2)
     if mask is None:
-        return torch.softmax(logits, dim=-1), normalized
-    return softmax(torch.where(mask[:, None, :], logits, -torch.inf)), normalized
+        return torch.softmax(whole, dim=-1), normalized
+    return softmax(torch.where(mask[:, None, :], whole, -torch.inf)), normalized
+
+
+def _mix(weights: Tensor, normalized: list[Tensor]) -> Tensor:
+    """`weights` times all pieces, the last one first: caches still hold it."""
+    parts = weights.split([piece.shape[1] for piece in normalized], dim=2) if len(normalized) > 1 else (weights,)
+    mixed = matmul(parts[-1], normalized[-1])
+    for part, piece in zip(parts[-2::-1], normalized[-2::-1], strict=True):
+        mixed += matmul(part, piece)
+    return mixed
 
 
 class PatchMerger(Merger):
@@ -190,10 +192,14 @@ class PatchMerger(Merger):
         """The plan and the tokens."""
         scaled = _scaled(x, self.queries, self.scale, self.bias, self.logit_scale, self.eps, mask)
 
-        def run(part: slice) -> tuple[Tensor, Tensor]:
-            real = None if mask is None else mask[part]
-            weights, normalized = _weights(x[part], scaled, self.scale, self.bias, self.normalize, self.eps, real)
-            return weights, matmul(weights, normalized).to(x.dtype)
+        recorded = is_recorded(x, *self.parameters())
 
-        weights, tokens = few_at_a_time(x, run, is_recorded(x, *self.parameters()))
+        def run(part: slice) -> tuple[Tensor, Tensor]:
+            own, real = x[part], None if mask is None else mask[part]
+            length = None if recorded or own.numel() <= MOST else max(1, MOST // 2 // self.dim)
+            options = (self.scale, self.bias, self.normalize, self.eps, real, length)
+            weights, normalized = _weights(own, scaled, *options)
+            return weights, _mix(weights, normalized).to(x.dtype)
+
+        weights, tokens = few_at_a_time(x, run, recorded)
         return DensePlan(weights), tokens

@@ -1,4 +1,4 @@
-"""Whole batches a few samples at a time, so that caches hold what goes from one step to the next."""
+"""Whole batches a few samples at a time, so that a CPU's caches hold what goes from one step to the next."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ def few_at_a_time(x: Tensor, run: Callable[[slice], tuple[Tensor, ...]], recorde
     Args:
         x: `(B,...)`, what `run` reads most of.
         run: from some of the samples to results `(b,...)`, which depend on no other sample.
-        recorded: whether something keeps what is made in between; then there is nothing to gain.
+        recorded: whether something keeps what is made in between; then there is nothing to gain. Nor is on a GPU.
 
     >>> few_at_a_time(torch.ones(3, 2**20), lambda part: (torch.arange(3)[part],), False)
     (tensor([0, 1, 2]),)
     """
     b = x.shape[0]
     together = max(1, MOST * b // max(1, x.numel()))
-    if recorded or together >= b:
+    if recorded or together >= b or x.is_cuda:
         return run(slice(None))
     whole: tuple[Tensor, ...] = ()
     for first in range(0, b, together):

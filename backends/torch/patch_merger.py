@@ -196,7 +196,7 @@ class PatchMerger(Merger):
 
         def run(part: slice) -> tuple[Tensor, Tensor]:
             own, real = x[part], None if mask is None else mask[part]
-            length = None if recorded or own.numel() <= MOST else max(1, MOST // 2 // self.dim)
+            length = None if recorded or x.is_cuda or own.numel() <= MOST else max(1, MOST // 2 // self.dim)
             options = (self.scale, self.bias, self.normalize, self.eps, real, length)
             weights, normalized = _weights(own, scaled, *options)
             return weights, _mix(weights, normalized).to(x.dtype)

@@ -142,7 +142,8 @@ def _run(
             weights = torch.cat([first.expand(len(weights), protected, n), weights], dim=1)
         return (weights, matmul(weights, tokens).to(z.dtype)) if merge else (weights,)
 
-    made = few_at_a_time(z, run, is_recorded(z, weight, g0))
+    # where weights are as large as tokens, caches do not hold a sample
+    made = few_at_a_time(z, run, 2 * width > c or is_recorded(z, weight, g0))
     weights, tokens = made[0], made[1] if merge else None
     if mask is None:
         return weights, None, tokens

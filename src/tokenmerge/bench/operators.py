@@ -166,13 +166,13 @@ def _ats(subject: Subject, shape: Shape) -> Built:
 
 def _patch_merger(subject: Subject, shape: Shape) -> Built:
     b, n, c, m = shape["B"], shape["N"], shape["C"], shape["M"]
-    merger = get_merger("patch_merger", backend=subject.name, dim=c, num_tokens_out=m)
+    merger = subject.placed(get_merger("patch_merger", backend=subject.name, dim=c, num_tokens_out=m))
     return lambda x: merger(x).tokens, (subject.array((b, n, c)),), _dense_work(subject, b, n, c, m)
 
 
 def _ltm(subject: Subject, shape: Shape) -> Built:
     b, n, c, p = shape["B"], shape["N"], shape["C"], shape["P"]
-    merger = get_merger("ltm", backend=subject.name, dim=c, compression_ratio=p / n)
+    merger = subject.placed(get_merger("ltm", backend=subject.name, dim=c, compression_ratio=p / n))
     return lambda x: merger(x).tokens, (subject.array((b, n, c)),), _dense_work(subject, b, n, c, p)
 
 

@@ -52,6 +52,10 @@ class Subject:
         """An array of these values."""
         return self.backend.from_numpy(np.asarray(values), dtype, self.device)
 
+    def placed(self, merger: Any) -> Any:
+        """A merger with its parameters where the arrays are."""
+        return merger.to(self.where) if self.name == "torch" else merger
+
     def call(self, function: Callable[..., Any], *arrays: Any) -> Call:
         """`function(*arrays)` as users run it: without gradients in PyTorch, compiled in JAX.
 

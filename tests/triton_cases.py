@@ -21,6 +21,8 @@ from tokenmerge import ToMeMerging, ViTConfig, get_vit
 from tokenmerge.backends.torch import kernels
 from tokenmerge.conformance.case import Case, run_case
 from tokenmerge.conformance.judge import judge
+from tokenmerge.conformance.patch_merger import layer_norm
+from tokenmerge.conformance.rounding import Rounded, budget_used
 from tokenmerge.spec import tome
 from tokenmerge.spec.schedule import tokens_removed
 
@@ -267,6 +269,16 @@ def test_a_sum_is_merged_as_if_it_had_been_stored(dtype: str, limit: int, monkey
     assert x.grad.any() and same(x.grad, added.grad) and size.grad.any()
 
 
+def normalized_within_bounds(got: Tensor, y: Tensor, norm: torch.nn.LayerNorm) -> bool:
+    """Whether a LayerNorm of `y` differs by no more than its roundings."""
+    dtype = str(y.dtype).removeprefix("torch.")
+    tokens, weight, bias = (
+        Rounded.exact(each.detach().double().cpu().numpy(), dtype) for each in (y.flatten(0, 1), norm.weight, norm.bias)
+    )
+    want = layer_norm(tokens, weight, bias, norm.eps).stored(dtype)
+    return bool(budget_used(got.double().cpu().numpy().reshape(want.value.shape), want).max() <= 1)
+
+
 @pytest.mark.parametrize("limit", [0, 256])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_merged_tokens_are_normalized_on_the_way(dtype: str, limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -275,18 +287,18 @@ def test_merged_tokens_are_normalized_on_the_way(dtype: str, limit: int, monkeyp
     x, added = (signs(*assignment.shape, 16, seed=seed, dtype=dtype) for seed in (33, 34))
     size = torch.full(assignment.shape, 2.0, device=DEVICE)
     norm = torch.nn.LayerNorm(16).to(x)
-    torch.nn.init.normal_(norm.weight, generator=generator(35) if DEVICE == "cpu" else None)
-    torch.nn.init.normal_(norm.bias)
     with torch.no_grad():
+        norm.weight.copy_(integers(-3, 4, 16, seed=35))
+        norm.bias.copy_(integers(-3, 4, 16, seed=36))
         made = kernels.merge_normalized(x, size, assignment, p, added, norm)
         if dtype == "float64" or (DEVICE == "cpu" and dtype == "bfloat16"):
             assert made is None
             return
         assert made is not None
         y, total = kernels.merge(x, size, assignment, p, added)
-        assert same(made[0], y) and same(made[1], total)
-        close = torch.finfo(x.dtype).eps * 4
-        torch.testing.assert_close(made[2], norm(y), rtol=close, atol=close)
+        assert same(made[0], y) and same(made[1], total) and made[2].dtype == x.dtype
+        assert normalized_within_bounds(made[2], y, norm)
+        assert not normalized_within_bounds(made[2], y + (y > 0), norm)
     assert kernels.merge_normalized(x, size, assignment, p, added, norm) is None  # it has no gradient
 
 
@@ -489,19 +501,23 @@ def test_a_network_merges_and_normalizes_in_one_pass(dtype: str, monkeypatch: py
     config = ViTConfig(image_size=32, patch_size=4, dim=32, depth=2, heads=2, num_classes=5, merging=ToMeMerging(r=8))
     network = get_vit(config, backend="torch").to(DEVICE, getattr(torch, dtype))
     images = torch.randn(2, 3, 32, 32, generator=generator(36)).to(DEVICE, getattr(torch, dtype))
-    used = []
+    used: list[Any] = []
     known = kernels.merge_normalized
-    monkeypatch.setattr(kernels, "merge_normalized", lambda *given: used.append(known(*given)) or used[-1])
+
+    def noted(*given: Any) -> Any:
+        used.append(known(*given))
+        assert used[-1] is None or normalized_within_bounds(used[-1][2], used[-1][0], given[-1])
+        return used[-1]
+
+    monkeypatch.setattr(kernels, "merge_normalized", noted)
     with torch.no_grad():
         out = network(images)
     assert len(used) == 2 and all(made is not None for made in used)
     with_gradient = network(images)
     assert len(used) == 4 and used[2:] == [None, None]
-    close = torch.finfo(images.dtype).eps * 16
-    torch.testing.assert_close(out.logits, with_gradient.logits, rtol=close, atol=close)
     assert torch.equal(out.plan.assignment, with_gradient.plan.assignment)
     seen: list[Tensor] = []
     network.blocks[1].norm2.register_forward_hook(lambda module, given, result: seen.append(result))
     with torch.no_grad():
-        torch.testing.assert_close(network(images).logits, out.logits, rtol=close, atol=close)
-    assert len(seen) == 1  # a hook is called
+        network(images)
+    assert used[4] is not None and used[5] is None and len(seen) == 1  # a hook is called

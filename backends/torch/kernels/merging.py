@@ -43,8 +43,7 @@ def merge(
     """
     kept = torch.promote_types(torch.float32, size.dtype)
     sizes = size.to(torch.promote_types(working_dtype(x), kept))
-    rounds = not (interpreted() and x.dtype == torch.bfloat16)  # the kernel can do it
-    if added is not None and (is_recorded(x, added, sizes) or not rounds):
+    if added is not None and (is_recorded(x, added, sizes) or not _rounds(x)):
         x, added = x + added, None
     if not is_recorded(x, sizes):  # a node of a graph takes longer to make than a small kernel to run
         y, total, *_ = _merge(x, sizes, assignment, num_tokens_out, added)
@@ -75,7 +74,7 @@ def merge_normalized(
         return None
     if sizes.dtype == torch.float64 or x.dtype == torch.float64 or x.shape[2] > WIDEST:
         return None
-    if (interpreted() and x.dtype == torch.bfloat16) or is_recorded(x, added, sizes, norm.weight, norm.bias):
+    if not _rounds(x) or is_recorded(x, added, sizes, norm.weight, norm.bias):
         return None
     y, total, _, normalized = _merge(
         x, sizes, assignment, num_tokens_out, added, norm.weight, norm.bias, float(norm.eps)
@@ -100,8 +99,7 @@ def merge_tokens(
     (batch, n, c), p = x.shape, num_tokens_out
     if total.numel() == 0:
         return results
-    # the interpreter cannot round to bfloat16
-    out = torch.empty_like(y, dtype=size.dtype) if interpreted() else y
+    out = y if _rounds(y) else torch.empty_like(y, dtype=size.dtype)
     few = n <= SHORT and batch * n <= FEW
     block_c = block(c, 16, CHANNELS if weight is None else WIDEST)
     device.merge[(batch * p, max(-(-c // block_c), 1))](
@@ -128,6 +126,11 @@ def merge_tokens(
         enable_fp_fusion=False,  # else the bits would depend on how members are found
     )
     return out.to(y.dtype), total, count, normalized
+
+
+def _rounds(x: Tensor) -> bool:
+    """Whether a kernel can round to the dtype of `x`: the interpreter has no bfloat16."""
+    return not (interpreted() and x.dtype == torch.bfloat16)
 
 
 def _members(assignment: Tensor, num_tokens_out: int) -> tuple[Tensor, Tensor, Tensor]:

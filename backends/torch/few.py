@@ -11,20 +11,19 @@ Tensor = torch.Tensor
 MOST = 2**20  # numbers of the input that are worked on at once
 
 
-def few_at_a_time(x: Tensor, run: Callable[[slice], tuple[Tensor, ...]], recorded: bool) -> tuple[Tensor, ...]:
-    """What `run` makes of all samples of `x`.
+def few_at_a_time(x: Tensor, run: Callable[[slice], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+    """What `run` makes of all samples of `x`; all at once where that gains nothing, as on a GPU.
 
     Args:
         x: `(B,...)`, what `run` reads most of.
         run: from some of the samples to results `(b,...)`, which depend on no other sample.
-        recorded: whether something keeps what is made in between; then there is nothing to gain. Nor is on a GPU.
 
-    >>> few_at_a_time(torch.ones(3, 2**20), lambda part: (torch.arange(3)[part],), False)
+    >>> few_at_a_time(torch.ones(3, 2**20), lambda part: (torch.arange(3)[part],))
     (tensor([0, 1, 2]),)
     """
     b = x.shape[0]
     together = max(1, MOST * b // max(1, x.numel()))
-    if recorded or together >= b or x.is_cuda:
+    if together >= b or x.is_cuda:
         return run(slice(None))
     whole: tuple[Tensor, ...] = ()
     for first in range(0, b, together):

@@ -133,17 +133,18 @@ def _run(
     copied = (rank[:, None, :] == torch.arange(protected, device=z.device)[:, None]).to(work)
 
     def run(part: slice) -> tuple[Tensor, ...]:
-        first, own, log_own = (each if len(each) == 1 else each[part] for each in (copied, g0, log_g0))
+        first, own, log_own = (each if each.shape[0] == 1 else each[part] for each in (copied, g0, log_g0))
         tokens = z[part].to(work)
         targets = pooled_tokens(tokens[:, protected:], width, prior_smoothing) if pools else matmul(own, tokens)
         logits = matmul(targets * scaled, tokens.transpose(1, 2)).add_(log_own)
         weights = torch.softmax(logits, dim=-1) if pools else softmax(logits)
         if protected:
-            weights = torch.cat([first.expand(len(weights), protected, n), weights], dim=1)
+            weights = torch.cat([first.expand(weights.shape[0], protected, n), weights], dim=1)
         return (weights, matmul(weights, tokens).to(z.dtype)) if merge else (weights,)
 
     # where weights are as large as tokens, caches do not hold a sample
-    made = few_at_a_time(z, run, 2 * width > c or is_recorded(z, weight, g0))
+    at_once = 2 * width > c or is_recorded(z, weight, g0)
+    made = run(slice(None)) if at_once else few_at_a_time(z, run)
     weights, tokens = made[0], made[1] if merge else None
     if mask is None:
         return weights, None, tokens

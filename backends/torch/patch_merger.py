@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from tokenmerge.backends.torch.few import MOST, few_at_a_time
+from tokenmerge.backends.torch.kernels.attention import transformed
+from tokenmerge.backends.torch.kernels.support import exporting
 from tokenmerge.backends.torch.merger import Merger
 from tokenmerge.backends.torch.plan import DensePlan, check
 from tokenmerge.backends.torch.precision import is_recorded, matmul, softmax, without_autocast, working_dtype
@@ -191,15 +195,50 @@ class PatchMerger(Merger):
     def _merge(self, x: Tensor, mask: Tensor | None) -> tuple[DensePlan, Tensor]:
         """The plan and the tokens."""
         scaled = _scaled(x, self.queries, self.scale, self.bias, self.logit_scale, self.eps, mask)
+        options = (self.scale, self.bias, self.normalize, self.eps, mask)
+        if not is_recorded(x, *self.parameters()):
+            made = _in_pieces(x, scaled, *options)
+        elif _only_compiled(x, *self.parameters()):
+            made = _operator(x, scaled, *options)
+        else:
+            weights, normalized = _weights(x, scaled, *options)
+            made = weights, _mix(weights, normalized).to(x.dtype)
+        return DensePlan(made[0]), made[1]
 
-        recorded = is_recorded(x, *self.parameters())
 
-        def run(part: slice) -> tuple[Tensor, Tensor]:
-            own, real = x[part], None if mask is None else mask[part]
-            length = None if recorded or x.is_cuda or own.numel() <= MOST else max(1, MOST // 2 // self.dim)
-            options = (self.scale, self.bias, self.normalize, self.eps, real, length)
-            weights, normalized = _weights(own, scaled, *options)
-            return weights, _mix(weights, normalized).to(x.dtype)
+def _only_compiled(*tensors: Tensor) -> bool:
+    """Whether a compiler is the only one who asks: no gradient, no transform, and not to export a program."""
+    if not torch.compiler.is_compiling() or exporting() or transformed():
+        return False
+    return not (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors))
 
-        weights, tokens = few_at_a_time(x, run, recorded)
-        return DensePlan(weights), tokens
+
+def _in_pieces(
+    x: Tensor,
+    scaled: Tensor,
+    scale: Tensor | None,
+    bias: Tensor | None,
+    normalize: bool,
+    eps: float,
+    mask: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """Weights and tokens, on a CPU a few samples at a time, and a long one in pieces of tokens."""
+
+    def run(part: slice) -> tuple[Tensor, Tensor]:
+        own, real = x[part], None if mask is None else mask[part]
+        length = None if x.is_cuda or own.numel() <= MOST else max(1, MOST // 2 // x.shape[2])
+        weights, normalized = _weights(own, scaled, scale, bias, normalize, eps, real, length)
+        return weights, _mix(weights, normalized).to(x.dtype)
+
+    weights, tokens = few_at_a_time(x, run)
+    return weights, tokens
+
+
+def _empty(x: Tensor, scaled: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+    (b, n, c), m = x.shape, scaled.shape[0]
+    return scaled.new_empty((b, m, n)), x.new_empty((b, m, c))
+
+
+# A compiled program calls it as it is: traced, it would be unrolled for every piece, or read all from memory.
+_operator = torch.library.custom_op("tokenmerge::patch_merger", _in_pieces, mutates_args=())
+_operator.register_fake(_empty)

@@ -323,7 +323,7 @@ class DensePlan(Plan):
         # `W (size / sum_p W)` is the same without a second matrix, unless the division overflows; rows from the left,
         # because a product with a column takes four times as long
         w = self.weights.to(torch.promote_types(self.weights.dtype, size.dtype))
-        whole = matmul(w.new_ones((len(w), 1, w.shape[1])), w)
+        whole = matmul(w.new_ones((w.shape[0], 1, w.shape[1])), w)
         tiny = whole < TINY
         total = matmul(torch.where(tiny, 0, size[:, None, :] / whole), w.transpose(1, 2))
         if tiny.any():

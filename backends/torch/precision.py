@@ -30,7 +30,7 @@ def matmul(a: Tensor, b: Tensor) -> Tensor:
         if dtype == torch.float32 and a.device.type != "mps" and _float32_is_lowered():  # mps: no float64, no TF32
             return (a.double() @ b.double()).to(dtype)
         a, b = a.to(dtype), b.to(dtype)
-        return torch.bmm(a, b) if a.ndim == b.ndim == 3 and len(a) == len(b) else a @ b  # `@` comes to it slowly
+        return torch.bmm(a, b) if a.ndim == b.ndim == 3 and a.shape[0] == b.shape[0] else a @ b  # `@` comes to it slowly
 
 
 def without_autocast(tensor: Tensor) -> AbstractContextManager[object]:

@@ -39,7 +39,7 @@ def usable(tensor: Tensor) -> bool:
     >>> usable(torch.ones(2, device="meta"))
     False
     """
-    if tensor.dtype not in DTYPES or _exporting():
+    if tensor.dtype not in DTYPES or exporting():
         return False
     if tensor.is_cuda:
         return _compiles(tensor.device.index or 0)
@@ -58,7 +58,8 @@ def interpreted() -> bool:
     return os.environ.get("TRITON_INTERPRET", "").lower() in ("1", "true", "on", "yes", "y") and available() is not None
 
 
-def _exporting() -> bool:
+def exporting() -> bool:
+    """Whether a program is made that must run without us."""
     return torch.compiler.is_exporting()
 
 
@@ -88,6 +89,6 @@ def warps(length: int) -> int:
 
 # The compiler need not look inside: no answer changes while a program runs (see `precision._float32_is_lowered`).
 # PyTorch 2.11, asked by the compiler whether a program is exported, always says yes.
-_exporting._dynamo_marked_constant = True  # type: ignore[attr-defined]
+exporting._dynamo_marked_constant = True  # type: ignore[attr-defined]
 interpreted._dynamo_marked_constant = True  # type: ignore[attr-defined]
 _compiles._dynamo_marked_constant = True  # type: ignore[attr-defined]

@@ -30,7 +30,8 @@ def matmul(a: Tensor, b: Tensor) -> Tensor:
         if dtype == torch.float32 and a.device.type != "mps" and _float32_is_lowered():  # mps: no float64, no TF32
             return (a.double() @ b.double()).to(dtype)
         a, b = a.to(dtype), b.to(dtype)
-        return torch.bmm(a, b) if a.ndim == b.ndim == 3 and a.shape[0] == b.shape[0] else a @ b  # `@` comes to it slowly
+        batched = a.ndim == b.ndim == 3 and a.shape[0] == b.shape[0]
+        return torch.bmm(a, b) if batched else a @ b  # which comes to the same slowly
 
 
 def without_autocast(tensor: Tensor) -> AbstractContextManager[object]:

@@ -39,8 +39,8 @@ def table(rows: Iterable[Row]) -> Table:
             shape_words(row.shape),
             f"{row.backend} {row.device} {row.dtype}",
             row.against,
-            f"{1000 * row.ours:.2f}",
-            f"{1000 * row.other:.2f}",
+            _milliseconds(row.ours),
+            _milliseconds(row.other),
             _ratio(row.ratio),
             f"{row.low:.2f} to {row.high:.2f}",
             "" if row.predicted is None else f"{row.predicted:.2f}",
@@ -53,6 +53,15 @@ def table(rows: Iterable[Row]) -> Table:
 def shape_words(shape: dict[str, Any]) -> str:
     """`B=8 N=197`."""
     return " ".join(f"{name}={value}" for name, value in shape.items())
+
+
+def _milliseconds(seconds: float) -> str:
+    """Three digits at least.
+
+    >>> _milliseconds(0.0000821), _milliseconds(0.1234)
+    ('0.0821', '123.40')
+    """
+    return f"{1000 * seconds:.2f}" if seconds >= 0.001 else f"{1000 * seconds:.3g}"
 
 
 def _ratio(ratio: float) -> Text:

@@ -1,11 +1,11 @@
 """Proportional attention: a token that stands for many patches is attended to as often (ToMe, section 3).
 
+In half precision a fused kernel may round the weights once to the dtype of the values before it multiplies, with sizes
+as without; sizes, their logarithms, the softmax and the sums are float32.
+
 Rules:
     ATT-1: Attention weights are softmax(scale * Q K^T + log size) over the real keys; a row without one is zero.
     ATT-2: Attention is those weights times the values, in the dtype of the queries.
-
-In half precision a fused kernel may round the weights once to the dtype of the values before it multiplies, with sizes
-as without; sizes, their logarithms, the softmax and the sums are float32.
 """
 
 from __future__ import annotations

@@ -45,8 +45,8 @@ def attention(
     """Attention in which a key counts as often as its size says.
 
     `out_i = sum_j w_ij v_j`, `w_ij = exp(scale q_i . k_j + log s_j) / sum_l exp(scale q_i . k_l + log s_l)`, with the
-    logarithms, the sums and the weights in float32. A row without a key is zero. Tensors are read where they lie, such
-    as three views of one.
+    logarithms and the sums in float32; a weight is rounded once, to the dtype of the values. A row without a key is
+    zero. Tensors are read where they lie, such as three views of one.
 
     Args:
         query: `(B,H,M,d)` float16, bfloat16 or float32, d <= 128, any strides.

@@ -19,6 +19,7 @@ import torch
 
 from tokenmerge import ToMeMerging, ViTConfig, get_vit
 from tokenmerge.backends.torch import kernels
+from tokenmerge.backends.torch.kernels.placement import arrange
 from tokenmerge.conformance.case import Case, run_case
 from tokenmerge.conformance.judge import judge
 from tokenmerge.conformance.patch_merger import layer_norm
@@ -321,6 +322,21 @@ def test_a_long_sample_is_planned_as_a_short_one(order: str, dtype: str, monkeyp
     for module in ("matching", "placement"):
         monkeypatch.setattr(f"tokenmerge.backends.torch.kernels.{module}.SHORT", 0)
     assert all(same(*pair) for pair in zip(short, kernels.bipartite(metric, count, 20, 1, order), strict=True))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(("na", "removed"), [(8, 1), (35, 20), (98, 16), (140, 139)])
+def test_a_selection_takes_what_a_ranking_has_in_front(na: int, removed: int, dtype: str) -> None:
+    best = (torch.randn(4, na, generator=generator(37), dtype=torch.float64) / 4).to(DEVICE, getattr(torch, dtype))
+    best[3] = best[3, :3].repeat(na)[:na]  # hardly anything but ties
+    target = integers(0, na, 4, na, seed=38, dtype="int64")
+    options = {"num_tokens": 2 * na + 1, "removed": removed, "protected": 1, "order": "grouped"}
+    for count in (None, torch.tensor([2 * na + 1, na, 5, na + 2], device=DEVICE)):
+        ranked = best.clone()
+        if count is not None:  # what does not count has no similarity
+            ranked[torch.arange(na, device=DEVICE) >= (count[:, None] - 1) // 2] = -torch.inf
+        want = kernels.slots(kernels.place(ranked), target, count, **options)
+        assert same(arrange(ranked, target, count, **options), want)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

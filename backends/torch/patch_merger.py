@@ -198,7 +198,7 @@ class PatchMerger(Merger):
         options = (self.scale, self.bias, self.normalize, self.eps, mask)
         if not is_recorded(x, *self.parameters()):
             made = _in_pieces(x, scaled, *options)
-        elif _only_compiled(x, *self.parameters()):
+        elif x.device.type == "cpu" and _only_compiled(x, *self.parameters()):
             made = _operator(x, scaled, *options)
         else:
             weights, normalized = _weights(x, scaled, *options)
@@ -239,6 +239,6 @@ def _empty(x: Tensor, scaled: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
     return scaled.new_empty((b, m, n)), x.new_empty((b, m, c))
 
 
-# A compiled program calls it as it is: traced, it would be unrolled for every piece, or read all from memory.
+# A program compiled for a CPU calls it as it is: traced, it would be unrolled for every piece, or read all from memory.
 _operator = torch.library.custom_op("tokenmerge::patch_merger", _in_pieces, mutates_args=())
 _operator.register_fake(_empty)

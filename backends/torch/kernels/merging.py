@@ -95,7 +95,7 @@ def merge_tokens(
     from tokenmerge.backends.torch.kernels.device import merging as device
     from tokenmerge.backends.torch.kernels.device.matching import TYPES
 
-    y, total, count, normalized = results = _empty(x, size, assignment, num_tokens_out, added, weight, bias, eps)
+    y, total, count, normalized = results = _empty(x, size, assignment, num_tokens_out, added, weight)
     (batch, n, c), p = x.shape, num_tokens_out
     if total.numel() == 0:
         return results
@@ -159,8 +159,7 @@ def _empty(
     num_tokens_out: int,
     added: Tensor | None = None,
     weight: Tensor | None = None,
-    bias: Tensor | None = None,
-    eps: float = 0.0,
+    *_: Any,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     slots = (x.shape[0], num_tokens_out)
     return (

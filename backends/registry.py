@@ -14,8 +14,8 @@ from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
 
-from tokenmerge.spec.arguments import check_integer, check_names
-from tokenmerge.spec.vit_config import ViTConfig
+from tokenmerge.spec.shared.arguments import check_integer, check_names
+from tokenmerge.spec.shared.vit_config import ViTConfig
 
 ENTRY_POINT_GROUP = "tokenmerge.backends"
 

@@ -19,7 +19,7 @@ from tokenmerge.conformance.request import Request, load, request
 from tokenmerge.conformance.rules import rules
 from tokenmerge.conformance.runner import Result, select
 from tokenmerge.conformance.skips import read_skips
-from tokenmerge.spec.arguments import check_choice
+from tokenmerge.spec.shared.arguments import check_choice
 
 INTERRUPTED = 130  # what a shell says of a program that Ctrl-C ended
 

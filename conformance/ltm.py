@@ -10,7 +10,7 @@ from tokenmerge.conformance.case import Case, Outcome
 from tokenmerge.conformance.plan import check_laws
 from tokenmerge.conformance.rounding import Rounded, softmax
 from tokenmerge.conformance.verdict import Finding, exactly, within
-from tokenmerge.spec.schedule import ltm_tokens_out
+from tokenmerge.spec.shared.schedule import ltm_tokens_out
 
 Array = np.ndarray[Any, Any]
 

@@ -13,7 +13,7 @@ from tokenmerge.conformance.checks.check import MERGERS
 from tokenmerge.conformance.runner import LEVELS, Result, not_run, run_check, select
 from tokenmerge.conformance.skips import Skips, reason_to_skip
 from tokenmerge.conformance.subject import Subject
-from tokenmerge.spec.arguments import check_choice
+from tokenmerge.spec.shared.arguments import check_choice
 
 # A deep run is a whole ci run first: stopped at any time, it has seen every rule.
 ROUNDS = {"quick": ("quick",), "ci": ("ci",), "deep": ("ci", "deep")}

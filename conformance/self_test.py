@@ -19,7 +19,7 @@ from tokenmerge.conformance.checks.check import MERGERS
 from tokenmerge.conformance.mutants import MUTANTS, Mutant
 from tokenmerge.conformance.runner import LEVELS, run_check, select
 from tokenmerge.conformance.subject import Mismatch, Subject
-from tokenmerge.spec.arguments import check_choice
+from tokenmerge.spec.shared.arguments import check_choice
 
 
 @dataclass(frozen=True)

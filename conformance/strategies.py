@@ -22,7 +22,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 from tokenmerge.conformance.case import Case
-from tokenmerge.spec.schedule import ltm_tokens_out
+from tokenmerge.spec.shared.schedule import ltm_tokens_out
 
 Array = np.ndarray[Any, Any]
 Draw = Callable[..., Any]

@@ -12,7 +12,7 @@ from tokenmerge.conformance.case import Case, Outcome
 from tokenmerge.conformance.plan import check_laws
 from tokenmerge.conformance.rounding import Rounded
 from tokenmerge.conformance.verdict import Finding, exactly
-from tokenmerge.spec.schedule import kth_tokens_out, kth_width, tokens_removed
+from tokenmerge.spec.shared.schedule import kth_tokens_out, kth_width, tokens_removed
 
 Array = np.ndarray[Any, Any]
 ORDER = {"grouped": "TOME-7", "positional": "TOME-8", "score": "TOME-9"}

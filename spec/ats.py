@@ -23,10 +23,10 @@ from typing import Any
 
 import numpy as np
 
-from tokenmerge.spec.arguments import check_ats
-from tokenmerge.spec.calls import Calls
 from tokenmerge.spec.plan import SelectionPlan
 from tokenmerge.spec.precision import working_dtype
+from tokenmerge.spec.shared.arguments import check_ats
+from tokenmerge.spec.shared.calls import Calls
 
 Array = np.ndarray[Any, Any]
 check = Calls(np.ndarray, batched=False)

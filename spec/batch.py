@@ -25,13 +25,14 @@ from typing import Any
 
 import numpy as np
 
-from tokenmerge.spec import arguments, ats, ltm, patch_merger, tome
+from tokenmerge.spec import ats, ltm, patch_merger, tome
 from tokenmerge.spec import plan as plans
 from tokenmerge.spec.batch_plan import BatchPlan, compose, sample
-from tokenmerge.spec.calls import Calls
-from tokenmerge.spec.initial import initial_queries
-from tokenmerge.spec.merged import Merged
 from tokenmerge.spec.precision import working_dtype
+from tokenmerge.spec.shared import arguments
+from tokenmerge.spec.shared.calls import Calls
+from tokenmerge.spec.shared.initial import initial_queries
+from tokenmerge.spec.shared.merged import Merged
 from tokenmerge.spec.vit_batch import ViT
 
 Array = np.ndarray[Any, Any]

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from tokenmerge.spec import plan as plans
-from tokenmerge.spec.calls import Calls
+from tokenmerge.spec.shared.calls import Calls
 
 Array = np.ndarray[Any, Any]
 check = Calls(np.ndarray)

@@ -21,8 +21,8 @@ from typing import Any
 
 import numpy as np
 
-from tokenmerge.spec.calls import Calls
 from tokenmerge.spec.precision import working_dtype
+from tokenmerge.spec.shared.calls import Calls
 from tokenmerge.spec.softmax import softmax
 
 Array = np.ndarray[Any, Any]

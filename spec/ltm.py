@@ -22,11 +22,11 @@ from typing import Any
 
 import numpy as np
 
-from tokenmerge.spec.arguments import check_ltm
-from tokenmerge.spec.calls import Calls
 from tokenmerge.spec.plan import DensePlan
 from tokenmerge.spec.precision import working_dtype
-from tokenmerge.spec.schedule import ltm_tokens_out
+from tokenmerge.spec.shared.arguments import check_ltm
+from tokenmerge.spec.shared.calls import Calls
+from tokenmerge.spec.shared.schedule import ltm_tokens_out
 from tokenmerge.spec.softmax import softmax
 
 Array = np.ndarray[Any, Any]

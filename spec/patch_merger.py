@@ -18,10 +18,10 @@ from typing import Any
 
 import numpy as np
 
-from tokenmerge.spec.arguments import check_patch_merger
-from tokenmerge.spec.calls import Calls
 from tokenmerge.spec.plan import DensePlan
 from tokenmerge.spec.precision import working_dtype
+from tokenmerge.spec.shared.arguments import check_patch_merger
+from tokenmerge.spec.shared.calls import Calls
 from tokenmerge.spec.softmax import softmax
 
 Array = np.ndarray[Any, Any]

@@ -31,8 +31,8 @@ from typing import Any
 
 import numpy as np
 
-from tokenmerge.spec.arguments import check_array, check_composable
 from tokenmerge.spec.precision import working_dtype
+from tokenmerge.spec.shared.arguments import check_array, check_composable
 
 Array = np.ndarray[Any, Any]
 

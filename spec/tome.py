@@ -30,11 +30,11 @@ from typing import Any
 
 import numpy as np
 
-from tokenmerge.spec.arguments import check_tome
-from tokenmerge.spec.calls import Calls
 from tokenmerge.spec.plan import PartitionPlan
 from tokenmerge.spec.precision import working_dtype
-from tokenmerge.spec.schedule import kth_width, tokens_removed
+from tokenmerge.spec.shared.arguments import check_tome
+from tokenmerge.spec.shared.calls import Calls
+from tokenmerge.spec.shared.schedule import kth_width, tokens_removed
 
 Array = np.ndarray[Any, Any]
 check = Calls(np.ndarray, batched=False)

@@ -27,8 +27,8 @@ from tokenmerge.spec.patch_merger import layer_norm
 from tokenmerge.spec.plan import DensePlan, PartitionPlan, Plan, SelectionPlan, compose
 from tokenmerge.spec.pooling import mean_pool
 from tokenmerge.spec.precision import working_dtype
-from tokenmerge.spec.vit_config import ViTConfig
-from tokenmerge.spec.vit_steps import Step, steps
+from tokenmerge.spec.shared.vit_config import ViTConfig
+from tokenmerge.spec.shared.vit_steps import Step, steps
 
 Array = np.ndarray[Any, Any]
 Params = Mapping[str, Array]
@@ -83,7 +83,7 @@ def vit(image: Array, params: Params, config: ViTConfig) -> ViTOutput:
 
     Args:
         image: `(height, width, channels)` floating point, of the configured size.
-        params: every parameter, as `tokenmerge.spec.vit_parameters.parameter_shapes` names them.
+        params: every parameter, as `tokenmerge.spec.shared.vit_parameters.parameter_shapes` names them.
         config: the network.
 
     Returns:
@@ -92,8 +92,8 @@ def vit(image: Array, params: Params, config: ViTConfig) -> ViTOutput:
     Raises:
         TypeError, ValueError: an image of another type or shape, or a configuration that contradicts itself.
 
-    >>> from tokenmerge.spec.vit_config import ToMeMerging
-    >>> from tokenmerge.spec.vit_parameters import initial_parameters
+    >>> from tokenmerge.spec.shared.vit_config import ToMeMerging
+    >>> from tokenmerge.spec.shared.vit_parameters import initial_parameters
     >>> config = ViTConfig(image_size=16, patch_size=4, dim=8, depth=2, heads=2, merging=ToMeMerging(r=4))
     >>> out = vit(np.ones((16, 16, 3)), initial_parameters(config), config)
     >>> out.logits.shape, out.tokens.shape, float(out.size.sum())

@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tokenmerge.spec.batch_plan import BatchPlan
-from tokenmerge.spec.calls import Calls
+from tokenmerge.spec.shared.calls import Calls
+from tokenmerge.spec.shared.vit_config import ViTConfig
+from tokenmerge.spec.shared.vit_parameters import check_parameters, initial_parameters
+from tokenmerge.spec.shared.vit_steps import steps
 from tokenmerge.spec.vit import ViTOutput, vit
-from tokenmerge.spec.vit_config import ViTConfig
-from tokenmerge.spec.vit_parameters import check_parameters, initial_parameters
-from tokenmerge.spec.vit_steps import steps
 
 Array = np.ndarray[Any, Any]
 check = Calls(np.ndarray)

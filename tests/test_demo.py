@@ -11,10 +11,10 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from tokenmerge import photo
 from tokenmerge.backends import available_backends
 from tokenmerge.cli import app
 from tokenmerge.conformance.rounding import UNIT
+from tokenmerge.pictures import photo
 
 pytest.importorskip("matplotlib")
 Image = pytest.importorskip("PIL.Image")

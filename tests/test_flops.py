@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from tokenmerge import AtsMerging, LtmMerging, PatchMergerMerging, ToMeMerging, ViTConfig, get_vit
-from tokenmerge.spec.flops import flops
-from tokenmerge.spec.vit_steps import Step, steps
+from tokenmerge import ATSMerging, LTMMerging, PatchMergerMerging, ToMeMerging, ViTConfig, get_vit
+from tokenmerge.spec.shared.flops import flops
+from tokenmerge.spec.shared.vit_steps import Step, steps
 
 SMALL: dict[str, Any] = dict(image_size=32, patch_size=8, dim=24, depth=3, heads=3, num_classes=5)
 WIDE: dict[str, Any] = dict(image_size=(20, 28), patch_size=4, dim=8, depth=4, heads=2, mlp_dim=20, num_classes=3)
@@ -29,27 +29,27 @@ NETWORKS: dict[str, dict[str, Any]] = {
     "tome, registers": {"register_tokens": 3, "merging": ToMeMerging(r=4)},
     "tome, nothing protected": {"merging": ToMeMerging(r=4, protected=0)},
     "tome, mean": {"merging": ToMeMerging(r=4), **MEAN},
-    "ats": {"merging": AtsMerging((9, 9, 4))},
-    "ats, enough for all": {"merging": AtsMerging((500, 5))},
-    "ats, registers": {"register_tokens": 2, "merging": AtsMerging((9,))},
-    "ats, mean": {"merging": AtsMerging((9, 4)), **MEAN},
-    "patch_merger": {"merging": PatchMergerMerging(patch_merge_num_tokens=6), **MEAN},
+    "ats": {"merging": ATSMerging((9, 9, 4))},
+    "ats, enough for all": {"merging": ATSMerging((500, 5))},
+    "ats, registers": {"register_tokens": 2, "merging": ATSMerging((9,))},
+    "ats, mean": {"merging": ATSMerging((9, 4)), **MEAN},
+    "patch_merger": {"merging": PatchMergerMerging(num_tokens_out=6), **MEAN},
     "patch_merger, last": {"merging": PatchMergerMerging(3, 2), **MEAN},
     "patch_merger, more tokens": {"merging": PatchMergerMerging(1, 90), **MEAN},
-    "ltm": {"merging": LtmMerging(0.6)},
-    "ltm, chained": {"merging": LtmMerging(1.0)},
-    "ltm, nothing protected": {"merging": LtmMerging(0.6, protected=0)},
-    "ltm, mean": {"merging": LtmMerging(0.5), **MEAN},
+    "ltm": {"merging": LTMMerging(0.6)},
+    "ltm, chained": {"merging": LTMMerging(1.0)},
+    "ltm, nothing protected": {"merging": LTMMerging(0.6, protected=0)},
+    "ltm, mean": {"merging": LTMMerging(0.5), **MEAN},
     "mixture": {
         "merging": {
-            0: AtsMerging((12,)),
+            0: ATSMerging((12,)),
             1: ToMeMerging(r=3),
-            2: LtmMerging(0.5),
+            2: LTMMerging(0.5),
         }
     },
     "mixture, mean": {
         "register_tokens": 1,
-        "merging": {0: ToMeMerging(r=3), 1: PatchMergerMerging(patch_merge_num_tokens=7), 2: LtmMerging(0.5)},
+        "merging": {0: ToMeMerging(r=3), 1: PatchMergerMerging(num_tokens_out=7), 2: LTMMerging(0.5)},
         **MEAN,
     },
 }
@@ -150,13 +150,13 @@ def test_numbers_of_the_pages(config: ViTConfig, blocks: int, merging: int) -> N
 
 
 def test_ats_counts_its_class_row_and_the_chosen_queries_only() -> None:
-    full, sampled = (flops(ViTConfig(merging=merging)).blocks[0] for merging in (None, AtsMerging((100,))))
+    full, sampled = (flops(ViTConfig(merging=merging)).blocks[0] for merging in (None, ATSMerging((100,))))
     assert sampled.merging == 151_296
     assert full.total - sampled.total == 28_897_536 + 96 * 5_308_416  # docs/ats.md
 
 
 def test_ltm_counts_its_three_products() -> None:
-    assert flops(ViTConfig(merging=LtmMerging(0.8))).blocks[0].merging == 3 * 23_632_896  # docs/ltm.md
+    assert flops(ViTConfig(merging=LTMMerging(0.8))).blocks[0].merging == 3 * 23_632_896  # docs/ltm.md
 
 
 def test_the_total_is_the_sum_of_the_parts() -> None:

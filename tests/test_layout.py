@@ -19,19 +19,8 @@ ALGORITHMS = {"plan", "tome", "ats", "patch_merger", "ltm"}
 BACKENDS = sorted(p.parent.name for p in (ROOT / "backends").glob("*/__init__.py"))
 BACKEND_FILES = sorted(p for name in BACKENDS for p in (ROOT / "backends" / name).rglob("*.py"))
 ROOMS = [ROOT / "spec", *(ROOT / "backends" / name for name in BACKENDS), ROOT / "conformance", ROOT / "docs"]
-# what is framework-free: argument checks, integers, the named tuple that comes back, first values of parameters
-ROOMS_WITHOUT_MATHS = (
-    "arguments",
-    "calls",
-    "schedule",
-    "merged",
-    "initial",
-    "vit_config",
-    "vit_steps",
-    "vit_parameters",
-    "flops",
-)
-OPEN_TO_BACKENDS = tuple(f"tokenmerge.spec.{room}" for room in ROOMS_WITHOUT_MATHS)
+# what is framework-free: argument checks, shapes, the named tuple that comes back, first values of parameters
+OPEN_TO_BACKENDS = ("tokenmerge.spec.shared",)
 SOURCES = sorted(path for part in (*PARTS, "src", "tests") for path in (ROOT / part).rglob("*.py"))
 
 links = [ROOT / "src" / "tokenmerge" / part for part in PARTS]
@@ -201,7 +190,7 @@ def test_backend_check_can_fail(source: str) -> None:
         (
             lambda source: forbidden_in_backend(source, "torch"),
             "import torch\nfrom tokenmerge.backends.torch import tome\n"
-            "from tokenmerge.spec import schedule\nfrom tokenmerge.spec.arguments import check",
+            "from tokenmerge.spec.shared import schedule\nfrom tokenmerge.spec.shared.arguments import check",
         ),
     ],
 )

@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 
-from tokenmerge import AtsMerging, LtmMerging, PatchMergerMerging, ToMeMerging, ViTConfig, get_vit
+from tokenmerge import ATSMerging, LTMMerging, PatchMergerMerging, ToMeMerging, ViTConfig, get_vit
 
 torch = pytest.importorskip("torch")
 timm = pytest.importorskip("timm")
 
 from tokenmerge.backends.torch import SelectionPlan, patch  # noqa: E402
-from tokenmerge.backends.torch.patch import CannotPatch, Handle, handle  # noqa: E402
+from tokenmerge.backends.torch.patching import CannotPatch, Handle, handle  # noqa: E402
 
 SIZES: dict[str, Any] = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 3, "num_heads": 3, "num_classes": 5}
 OURS: dict[str, Any] = {"image_size": 32, "patch_size": 8, "dim": 24, "depth": 3, "heads": 3, "num_classes": 5}
@@ -52,9 +52,9 @@ FAMILIES: dict[str, tuple[str, dict[str, Any], dict[str, Any] | None]] = {
 MERGINGS: dict[str, tuple[str, dict[str, Any], Any]] = {
     "tome": ("tome", {"r": 3}, ToMeMerging(r=3)),
     "tome, schedule": ("tome", {"r": (3, -1.0), "prop_attn": False}, ToMeMerging(r=(3, -1.0), prop_attn=False)),
-    "ats": ("ats", {"max_tokens_per_depth": (9, 6, 4)}, AtsMerging((9, 6, 4))),
-    "ltm": ("ltm", {"compression_ratio": 0.6}, LtmMerging(0.6)),
-    "patch_merger": ("patch_merger", {"num_tokens_out": 4}, PatchMergerMerging(patch_merge_num_tokens=4)),
+    "ats": ("ats", {"max_tokens": (9, 6, 4)}, ATSMerging((9, 6, 4))),
+    "ltm": ("ltm", {"compression_ratio": 0.6}, LTMMerging(0.6)),
+    "patch_merger": ("patch_merger", {"num_tokens_out": 4}, PatchMergerMerging(num_tokens_out=4)),
 }
 
 
@@ -361,7 +361,7 @@ def test_ats_never_makes_a_query_that_is_not_chosen(monkeypatch: Any) -> None:
         return fused(query, key, *rest, **options)
 
     monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", spy)
-    with torch.no_grad(), patch(model, "ats", max_tokens_per_depth=(9, 6)):
+    with torch.no_grad(), patch(model, "ats", max_tokens=(9, 6)):
         model(images())
     assert shapes == [(10, 17), (7, 10), (7, 7)]
 
@@ -379,7 +379,7 @@ ATTENTIONS: dict[str, tuple[str, dict[str, Any]]] = {
 
 @pytest.mark.parametrize("kind", ATTENTIONS)
 def test_attention_for_all_queries_is_the_modules_own(kind: str) -> None:
-    from tokenmerge.backends.torch.patch.timm import attend_chosen, heads
+    from tokenmerge.backends.torch.patching.timm import attend_chosen, heads
 
     name, options = ATTENTIONS[kind]
     torch.manual_seed(0)
@@ -532,8 +532,8 @@ def test_a_block_with_a_forward_of_its_own_is_refused_by_name() -> None:
         ("vit", "tome", {"r": 9}, "patch: `r` must be at most 8, half of the 16 tokens that may merge, got 9"),
         ("vit", "tome", {"r": [1] * 4}, "merge_schedule: `r` must have at most depth = 3 entries, got 4"),
         ("vit", "tome", {"r": -1}, r"merge_schedule: `r` must be an integer >= 0, got -1"),
-        ("vit", "ats", {"max_tokens_per_depth": (4,) * 4}, "patch: `max_tokens_per_depth` must have at most 3 entries"),
-        ("mean", "ats", {"max_tokens_per_depth": (4,)}, "patch: `model` must have a class token for 'ats'"),
+        ("vit", "ats", {"max_tokens": (4,) * 4}, "patch: `max_tokens` must have at most 3 entries"),
+        ("mean", "ats", {"max_tokens": (4,)}, "patch: `model` must have a class token for 'ats'"),
         ("vit", "patch_merger", {}, "patch: `model` must pool all of its tokens for 'patch_merger'"),
         ("vit", "tomme", {"r": 1}, "patch: `name` must be one of 'tome', 'ats', 'patch_merger', 'ltm', got 'tomme'"),
         (
@@ -559,8 +559,8 @@ def test_a_block_with_a_forward_of_its_own_is_refused_by_name() -> None:
         (
             "mean",
             "patch_merger",
-            {"patch_merge_layer": 4},
-            "patch: `patch_merge_layer` must be at most depth = 3, got 4",
+            {"layer": 4},
+            "patch: `layer` must be at most depth = 3, got 4",
         ),
         ("eva, mean", "patch_merger", {}, "patch: `model` must have no rotary positions for 'patch_merger'"),
         (

@@ -16,7 +16,7 @@ torch = pytest.importorskip("torch")
 hf = pytest.importorskip("transformers")
 
 from tokenmerge.backends.torch import patch  # noqa: E402
-from tokenmerge.backends.torch.patch import CannotPatch, handle  # noqa: E402
+from tokenmerge.backends.torch.patching import CannotPatch, handle  # noqa: E402
 
 EPS = float(torch.finfo(torch.float64).eps)
 SIZES: dict[str, Any] = {
@@ -52,7 +52,7 @@ BUILD: dict[str, Callable[[], Any]] = {
 PREFIX = {"vit": 1, "deit": 2, "dinov2": 1, "dinov2, registers": 5, "clip": 1, "siglip": 0}
 OPTIONS: dict[str, dict[str, Any]] = {
     "tome": {"r": (3, -0.5)},
-    "ats": {"max_tokens_per_depth": (9, 6)},
+    "ats": {"max_tokens": (9, 6)},
     "ltm": {"compression_ratio": 0.6},
     "patch_merger": {"num_tokens_out": 4},
 }

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from tokenmerge import AtsMerging, LtmMerging, ToMeMerging, ViTConfig, get_vit
+from tokenmerge import ATSMerging, LTMMerging, ToMeMerging, ViTConfig, get_vit
 
 torch = pytest.importorskip("torch")
 hf = pytest.importorskip("transformers")
 
-from tokenmerge.backends.torch.patch import patch  # noqa: E402
+from tokenmerge.backends.torch.patching import patch  # noqa: E402
 
 WIDTHS: dict[str, Any] = {
     "image_size": 32,
@@ -50,8 +50,8 @@ FAMILIES: dict[str, tuple[str, str, dict[str, Any], dict[str, Any]]] = {
 }
 MERGINGS: dict[str, tuple[str, dict[str, Any], Any]] = {
     "tome": ("tome", {"r": 3}, ToMeMerging(r=3)),
-    "ats": ("ats", {"max_tokens_per_depth": (9, 6, 4)}, AtsMerging((9, 6, 4))),
-    "ltm": ("ltm", {"compression_ratio": 0.6}, LtmMerging(0.6)),
+    "ats": ("ats", {"max_tokens": (9, 6, 4)}, ATSMerging((9, 6, 4))),
+    "ltm": ("ltm", {"compression_ratio": 0.6}, LTMMerging(0.6)),
 }
 
 # their names, and timm's, which are ours

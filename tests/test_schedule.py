@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tokenmerge import merge_schedule
-from tokenmerge.spec.schedule import kth_tokens_out, kth_width, ltm_tokens_out, tokens_removed
+from tokenmerge.spec.shared.schedule import kth_tokens_out, kth_width, ltm_tokens_out, tokens_removed
 
 
 @pytest.mark.parametrize(

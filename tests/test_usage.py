@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tokenmerge import LtmMerging, ViTConfig, get_vit
+from tokenmerge import LTMMerging, ViTConfig, get_vit
 
 
 @pytest.mark.parametrize("backend", ["numpy", "torch", "jax"])
 def test_a_vision_transformer_with_ltm(backend: str) -> None:
-    config = ViTConfig(dim=48, heads=3, merging=LtmMerging(compression_ratio=0.8))
+    config = ViTConfig(dim=48, heads=3, merging=LTMMerging(compression_ratio=0.8))
     model = get_vit(config, backend=backend)
     shape = (1, 3, 224, 224) if backend == "torch" else (1, 224, 224, 3)
     images = np.random.default_rng(0).standard_normal(shape, np.float32)

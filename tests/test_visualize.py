@@ -15,32 +15,33 @@ import pytest
 from safetensors.numpy import save_file
 from typer.testing import CliRunner
 
-from tokenmerge import AtsMerging, LtmMerging, PatchMergerMerging, ToMeMerging, ViTConfig, get_vit, models
+from tokenmerge import ATSMerging, LTMMerging, PatchMergerMerging, ToMeMerging, ViTConfig, get_vit, models
 from tokenmerge.backends import get_backend
 from tokenmerge.cli import app
-from tokenmerge.merging import merging_from_options, network_options
+from tokenmerge.commands.merging import merging_from_options, network_options
 from tokenmerge.spec import plan as spec_plan
-from tokenmerge.spec.vit_parameters import initial_parameters, parameter_shapes
+from tokenmerge.spec.shared.vit_parameters import initial_parameters, parameter_shapes
 
 pytest.importorskip("matplotlib")
 Image = pytest.importorskip("PIL.Image")
 
-from tokenmerge import photo, visualize  # noqa: E402  # they need matplotlib and Pillow
+from tokenmerge import visualize  # noqa: E402
+from tokenmerge.pictures import photo  # noqa: E402  # they need matplotlib and Pillow
 from tokenmerge.visualize import layers, network, picture  # noqa: E402
 
 Array = np.ndarray[Any, Any]
 
 SMALL: dict[str, Any] = dict(image_size=32, patch_size=4, dim=16, depth=3, heads=2, num_classes=5)
-MIXTURE = {0: AtsMerging((40,)), 1: ToMeMerging(r=9), 2: LtmMerging(0.5)}
-HARD = {0: ToMeMerging(r=9), 1: AtsMerging((40,)), 2: ToMeMerging(r=5)}
+MIXTURE = {0: ATSMerging((40,)), 1: ToMeMerging(r=9), 2: LTMMerging(0.5)}
+HARD = {0: ToMeMerging(r=9), 1: ATSMerging((40,)), 2: ToMeMerging(r=5)}
 NETWORKS: dict[str, dict[str, Any]] = {
     "none": {},
     "tome": {"merging": ToMeMerging(r=9)},
     "tome, registers": {"register_tokens": 3, "merging": ToMeMerging(r=9)},
     "tome, nothing protected": {"merging": ToMeMerging(r=9, protected=0)},
-    "ats": {"merging": AtsMerging((40, 40, 20))},
+    "ats": {"merging": ATSMerging((40, 40, 20))},
     "patch_merger": {"merging": PatchMergerMerging(), "pool": "mean"},
-    "ltm": {"merging": LtmMerging(0.5)},
+    "ltm": {"merging": LTMMerging(0.5)},
     "hard mixture": {"merging": HARD},
     "mixture": {"merging": MIXTURE},
 }
@@ -165,10 +166,10 @@ def fed(monkeypatch: pytest.MonkeyPatch, config: ViTConfig, normalization: str) 
         ("tome", {"r": "16"}, ToMeMerging(r=16)),
         ("tome", {"r": 4}, ToMeMerging(r=4)),
         ("tome", {"r": "16, 8,0"}, ToMeMerging(r=[16, 8, 0])),
-        ("ats", {"max_tokens": "100,50"}, AtsMerging((100, 50))),
-        ("ats", {"max_tokens": 100}, AtsMerging((100,))),
-        ("patch_merger", {"num_tokens": 8}, PatchMergerMerging(patch_merge_num_tokens=8)),
-        ("ltm", {"ratio": 0.5}, LtmMerging(0.5)),
+        ("ats", {"max_tokens": "100,50"}, ATSMerging((100, 50))),
+        ("ats", {"max_tokens": 100}, ATSMerging((100,))),
+        ("patch_merger", {"num_tokens_out": 8}, PatchMergerMerging(num_tokens_out=8)),
+        ("ltm", {"compression_ratio": 0.5}, LTMMerging(0.5)),
         ("none", {}, None),
     ],
 )
@@ -246,8 +247,8 @@ def test_the_command_draws_every_layer(tmp_path: Path, monkeypatch: pytest.Monke
     [
         ("tome", ["--r", "9"], "groups in mean colour"),
         ("ats", ["--max-tokens", "40,40,20"], "patches that are kept"),
-        ("patch_merger", ["--num-tokens", "8"], "groups by strongest weight"),
-        ("ltm", ["--ratio", "0.5"], "groups by strongest weight"),
+        ("patch_merger", ["--num-tokens-out", "8"], "groups by strongest weight"),
+        ("ltm", ["--compression-ratio", "0.5"], "groups by strongest weight"),
         ("none", [], "groups in mean colour"),
     ],
 )
@@ -299,7 +300,7 @@ def test_weights_that_come_with_a_model_are_found(tmp_path: Path, monkeypatch: p
             ["--normalize", "haf"],
             "visualize: `normalize` must be one of 'imagenet', 'half', 'none', 'digits', got 'haf'",
         ),
-        (["--merger", "ltm"], "visualize: `r` must be left out with the merger ltm, which takes `ratio`"),
+        (["--merger", "ltm"], "visualize: `r` must be left out with the merger ltm, which takes `compression-ratio`"),
         (["--merger", "none"], "visualize: `r` must be left out with the merger none, which takes no option"),
         (["--r", "many"], "visualize: `r` must be integers with commas between, got 'many'"),
         (["--r", "40"], "ToMeMerging: `r` must be at most 32, half of the 64 tokens that may merge, got 40"),

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from vit_cases import BASE, CASES, Array, config, images, random_params, reference
 
-from tokenmerge import AtsMerging, LtmMerging, PatchMergerMerging, ToMeMerging, ViTConfig, get_vit
-from tokenmerge.spec.vit_parameters import initial_parameters, is_merger_parameter, parameter_shapes
+from tokenmerge import ATSMerging, LTMMerging, PatchMergerMerging, ToMeMerging, ViTConfig, get_vit
+from tokenmerge.spec.shared.vit_parameters import initial_parameters, is_merger_parameter, parameter_shapes
 
 jax = pytest.importorskip("jax")
 nnx = pytest.importorskip("flax.nnx")
@@ -150,7 +150,7 @@ def shapes(jaxpr: Any) -> Iterator[tuple[int, ...]]:
                 yield from shapes(inner)
 
 
-@pytest.mark.parametrize("merging", [None, ToMeMerging(r=8), AtsMerging((128, 64))])
+@pytest.mark.parametrize("merging", [None, ToMeMerging(r=8), ATSMerging((128, 64))])
 def test_the_attention_matrix_is_never_whole(merging: Any) -> None:
     from tokenmerge.backends.jax.vit import vit
 
@@ -163,7 +163,7 @@ def test_the_attention_matrix_is_never_whole(merging: Any) -> None:
     program = jax.make_jaxpr(jax.value_and_grad(loss))(params)
     found = {shape[-2:] for shape in shapes(program.jaxpr) if len(shape) > 3}
     assert (257, 257) not in found
-    assert (1, 257) in found if isinstance(merging, AtsMerging) else (86, 257) in found  # so the search can fail
+    assert (1, 257) in found if isinstance(merging, ATSMerging) else (86, 257) in found  # so the search can fail
 
 
 @pytest.mark.usefixtures("double")
@@ -184,8 +184,8 @@ def test_blocks_of_queries_are_the_same_attention() -> None:
 # Training
 
 GRADIENTS: dict[str, dict[str, Any]] = {
-    "ltm, tome": {"register_tokens": 1, "layer_scale": 0.5, "merging": {0: LtmMerging(0.5), 1: ToMeMerging(r=2)}},
-    "ats, patch_merger": {"pool": "mean", "merging": {0: AtsMerging((9,)), 1: PatchMergerMerging(None, 4)}},
+    "ltm, tome": {"register_tokens": 1, "layer_scale": 0.5, "merging": {0: LTMMerging(0.5), 1: ToMeMerging(r=2)}},
+    "ats, patch_merger": {"pool": "mean", "merging": {0: ATSMerging((9,)), 1: PatchMergerMerging(None, 4)}},
 }
 
 
@@ -262,7 +262,7 @@ def test_rngs_are_the_users() -> None:
 # Linen, and the networks that people know from Flax
 
 KNOWN: dict[str, dict[str, Any]] = {
-    "ats": {"depth": 6, "merging": AtsMerging((256, 128, 64, 32, 16, 8))},
+    "ats": {"depth": 6, "merging": ATSMerging((256, 128, 64, 32, 16, 8))},
     "patch_merger": {"depth": 12, "pool": "mean", "merging": PatchMergerMerging(6, 8)},
 }
 

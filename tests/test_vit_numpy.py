@@ -7,7 +7,7 @@ import pytest
 from vit_cases import CASES, Reference, config, images, parts, random_params, reference, run
 
 from tokenmerge import ViTConfig, get_vit
-from tokenmerge.spec.vit_parameters import is_merger_parameter
+from tokenmerge.spec.shared.vit_parameters import is_merger_parameter
 
 PLAIN, LEARNED = "plain", "tome, patch_merger, tome"
 
@@ -105,7 +105,7 @@ def test_a_state_dict_that_does_not_fit_is_refused_and_changes_nothing() -> None
 
 
 def test_a_contradiction_shows_when_the_network_is_made() -> None:
-    with pytest.raises(ValueError, match="patch_merge_layer"):
+    with pytest.raises(ValueError, match="layer"):
         get_vit(ViTConfig(pool="mean", depth=2, merging=CASES["patch_merger, norm first"]["merging"]))
 
 

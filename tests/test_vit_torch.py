@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import vit_cases
 
-from tokenmerge import AtsMerging, LtmMerging, PatchMergerMerging, ToMeMerging, ViTConfig, get_vit
+from tokenmerge import ATSMerging, LTMMerging, PatchMergerMerging, ToMeMerging, ViTConfig, get_vit
 from tokenmerge.backends.torch.vit import PatchEmbed
-from tokenmerge.spec.vit_parameters import initial_parameters
+from tokenmerge.spec.shared.vit_parameters import initial_parameters
 
 torch = pytest.importorskip("torch")
 
@@ -170,7 +170,7 @@ def test_stochastic_depth_drops_whole_branches_and_keeps_the_mean() -> None:
     assert abs(out.mean().item() - 1) < 5 * deviation
 
 
-@pytest.mark.parametrize("merging", [ToMeMerging(r=2), AtsMerging((8, 4)), LtmMerging(0.7), PatchMergerMerging()])
+@pytest.mark.parametrize("merging", [ToMeMerging(r=2), ATSMerging((8, 4)), LTMMerging(0.7), PatchMergerMerging()])
 def test_loss_goes_down(merging: Any) -> None:
     pool = "mean" if isinstance(merging, PatchMergerMerging) else "class"
     config = ViTConfig(**vit_cases.BASE, merging=merging, pool=pool)
@@ -217,15 +217,15 @@ def test_image_of_the_wrong_size() -> None:
             "ToMeMerging: `r` must be at most 8, half of the 16 tokens that may merge, got 9",
         ),
         ({"merging": ToMeMerging(r=[1] * 5)}, "merge_schedule: `r` must have at most depth = 4 entries, got 5"),
-        ({"merging": AtsMerging((4,) * 5)}, "AtsMerging: `max_tokens_per_depth` must have at most 4 entries, .*got 5"),
+        ({"merging": ATSMerging((4,) * 5)}, "ATSMerging: `max_tokens` must have at most 4 entries, .*got 5"),
         ({"merging": PatchMergerMerging()}, "ViTConfig: `pool` must be 'mean' with PatchMergerMerging.*got 'class'"),
         ({"merging": {7: ToMeMerging(r=1)}}, "ViTConfig: `merging` must name blocks below depth = 4, got block 7"),
         (
-            {"merging": {1: ToMeMerging(r=1), range(0, 3): LtmMerging(0.5)}},
+            {"merging": {1: ToMeMerging(r=1), range(0, 3): LTMMerging(0.5)}},
             "ViTConfig: `merging` must name a block once, got block 1 twice",
         ),
         (
-            {"merging": AtsMerging((4,)), "class_token": False, "pool": "mean"},
+            {"merging": ATSMerging((4,)), "class_token": False, "pool": "mean"},
             "ViTConfig: `class_token` must be True.*",
         ),
     ],

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tokenmerge import viz
+from tokenmerge.pictures import viz
 from tokenmerge.spec.plan import DensePlan, PartitionPlan, SelectionPlan, compose
 
 figure = pytest.importorskip("matplotlib.figure")

@@ -25,7 +25,7 @@ from tokenmerge.conformance.judge import judge
 from tokenmerge.conformance.patch_merger import layer_norm
 from tokenmerge.conformance.rounding import Rounded, budget_used
 from tokenmerge.spec import tome
-from tokenmerge.spec.schedule import tokens_removed
+from tokenmerge.spec.shared.schedule import tokens_removed
 
 DEVICE = os.environ.get("TRITON_CASES_DEVICE", "cpu")
 DTYPES = ("float16", "bfloat16", "float32", "float64")

@@ -18,7 +18,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from tokenmerge import ViTConfig, get_vit
 from tokenmerge.backends.torch import kernels, patch
-from tokenmerge.backends.torch.patch.bias import KeyBias, key_bias
+from tokenmerge.backends.torch.patching.bias import KeyBias, key_bias
 from tokenmerge.backends.torch.vit import PatchEmbed
 
 DEVICE = os.environ.get("TRITON_CASES_DEVICE", "cpu")

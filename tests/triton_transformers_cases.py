@@ -33,7 +33,7 @@ def test_it_is_used(name: str, uses: list[Any]) -> None:
 
 def test_padding_of_ats_uses_it(uses: list[Any]) -> None:
     model = theirs("vit", torch.bfloat16)
-    with torch.no_grad(), patch(model, "ats", max_tokens_per_depth=(9, 6)) as handle:
+    with torch.no_grad(), patch(model, "ats", max_tokens=(9, 6)) as handle:
         model(pixel_values=pixels())
     assert len(uses) == 2 and all(size is None and mask is not None for *_, size, mask, _ in uses)
     assert [plan and plan.num_tokens_out for plan in handle.plans] == [10, 7, None]

@@ -11,14 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from tokenmerge import AtsMerging, LtmMerging, PatchMergerMerging, ToMeMerging, ViTConfig, get_vit
-from tokenmerge.spec.vit_parameters import parameter_shapes
+from tokenmerge import ATSMerging, LTMMerging, PatchMergerMerging, ToMeMerging, ViTConfig, get_vit
+from tokenmerge.spec.shared.vit_parameters import parameter_shapes
 
 Array = np.ndarray[Any, Any]
 
 SLACK = 16  # other orders of the same sums
 BASE: dict[str, Any] = {"image_size": 16, "patch_size": 4, "dim": 16, "depth": 4, "heads": 2, "num_classes": 5}
-TOME, ATS, LTM = ToMeMerging(r=[3, 3]), AtsMerging((12, 8, 5)), LtmMerging(0.5)
+TOME, ATS, LTM = ToMeMerging(r=[3, 3]), ATSMerging((12, 8, 5)), LTMMerging(0.5)
 MEAN: dict[str, Any] = {"pool": "mean"}
 
 # 16 patches and a class token: 17 tokens, an odd number; with one register, or without the class token, an even one.
@@ -53,28 +53,28 @@ CASES: dict[str, dict[str, Any]] = {
         "no_embed_class": True,
     },
     "ats 12 8 5": {"merging": ATS},
-    "ats 7": {"merging": AtsMerging((7,))},
-    "ats 16 10": {"merging": AtsMerging((16, 10), score="concat")},
+    "ats 7": {"merging": ATSMerging((7,))},
+    "ats 16 10": {"merging": ATSMerging((16, 10), score="concat")},
     "ats mean": MEAN | {"merging": ATS},
     "ats everything": {
-        "merging": AtsMerging((12, 8)),
+        "merging": ATSMerging((12, 8)),
         "register_tokens": 2,
         "distillation_token": True,
         "qk_norm": True,
     },
-    "ltm 1.0": {"merging": {range(0, 3): LtmMerging(1.0)}},  # shapes repeat: every mask is the next one's prior
-    "ltm 0.75": {"merging": {range(1, 3): LtmMerging(0.75, prior_smoothing=0.3)}},
+    "ltm 1.0": {"merging": {range(0, 3): LTMMerging(1.0)}},  # shapes repeat: every mask is the next one's prior
+    "ltm 0.75": {"merging": {range(1, 3): LTMMerging(0.75, prior_smoothing=0.3)}},
     "ltm 0.5": {"merging": {range(0, 3): LTM}},
     "ltm mean": MEAN | {"merging": {range(0, 2): LTM}, "register_tokens": 1},
     "patch_merger": MEAN | {"merging": PatchMergerMerging()},
     "patch_merger, norm first": MEAN
-    | {"fc_norm": False, "merging": PatchMergerMerging(patch_merge_layer=4, patch_merge_num_tokens=3, logit_scale=1.0)},
-    "ats, tome, ltm": {"merging": {range(0, 2): AtsMerging((12, 8)), 2: ToMeMerging(r=4), 3: LTM}},
-    "tome, ltm, tome, ats": {"merging": {0: ToMeMerging(r=3), 1: LTM, 2: ToMeMerging(r=2), 3: AtsMerging((3,))}},
+    | {"fc_norm": False, "merging": PatchMergerMerging(layer=4, num_tokens_out=3, logit_scale=1.0)},
+    "ats, tome, ltm": {"merging": {range(0, 2): ATSMerging((12, 8)), 2: ToMeMerging(r=4), 3: LTM}},
+    "tome, ltm, tome, ats": {"merging": {0: ToMeMerging(r=3), 1: LTM, 2: ToMeMerging(r=2), 3: ATSMerging((3,))}},
     "tome, patch_merger, tome": MEAN
     | {"merging": {0: ToMeMerging(r=4), 1: PatchMergerMerging(), 2: ToMeMerging(r=2, protected=0)}},
-    "ats, patch_merger": MEAN | {"merging": {0: AtsMerging((9,)), 1: PatchMergerMerging(patch_merge_num_tokens=4)}},
-    "tome, ats, tome": {"merging": {0: ToMeMerging(r=3), 1: AtsMerging((8,)), 2: ToMeMerging(r=2, order="score")}},
+    "ats, patch_merger": MEAN | {"merging": {0: ATSMerging((9,)), 1: PatchMergerMerging(num_tokens_out=4)}},
+    "tome, ats, tome": {"merging": {0: ToMeMerging(r=3), 1: ATSMerging((8,)), 2: ToMeMerging(r=2, order="score")}},
 }
 
 

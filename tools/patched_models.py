@@ -22,7 +22,7 @@ from tokenmerge.backends.torch import patch
 Tensor = torch.Tensor
 MERGERS: dict[str, dict[str, Any]] = {
     "tome": {"r": 16},
-    "ats": {"max_tokens_per_depth": (10**4,) * 3 + (96,) * 3 + (48,) * 6},
+    "ats": {"max_tokens": (10**4,) * 3 + (96,) * 3 + (48,) * 6},
     "patch_merger": {"num_tokens_out": 8},
 }
 RUNS = ((torch.bfloat16, 64, MERGERS), (torch.bfloat16, 256, MERGERS), (torch.float32, 64, MERGERS))

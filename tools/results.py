@@ -21,7 +21,7 @@ from tokenmerge.conformance.report.verdicts import VERDICTS
 from tokenmerge.conformance.report.words import share
 from tokenmerge.conformance.request import request
 from tokenmerge.conformance.rules import rules
-from tokenmerge.spec.arguments import FLOATING
+from tokenmerge.spec.shared.arguments import FLOATING
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "conformance" / "results"

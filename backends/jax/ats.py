@@ -14,8 +14,8 @@ import numpy as np
 from tokenmerge.backends.jax.merger import Merger
 from tokenmerge.backends.jax.plan import SelectionPlan, check
 from tokenmerge.backends.jax.precision import safe_divide, safe_norm, working_dtype
-from tokenmerge.spec import arguments
-from tokenmerge.spec.merged import Merged
+from tokenmerge.spec.shared import arguments
+from tokenmerge.spec.shared.merged import Merged
 
 Array = jax.Array
 

@@ -14,14 +14,14 @@ from flax import linen
 from tokenmerge.backends.jax import patch_merger
 from tokenmerge.backends.jax.plan import check
 from tokenmerge.backends.jax.vit import ViTOutput, vit
-from tokenmerge.spec import arguments
-from tokenmerge.spec.merged import Merged
-from tokenmerge.spec.vit_config import ViTConfig
-from tokenmerge.spec.vit_parameters import parameter_shapes
+from tokenmerge.spec.shared import arguments
+from tokenmerge.spec.shared.merged import Merged
+from tokenmerge.spec.shared.vit_config import ViTConfig
+from tokenmerge.spec.shared.vit_parameters import parameter_shapes
 
 Array = jax.Array
 
-# Deviations of what starts normal, as in `tokenmerge.spec.vit_parameters`; the numbers come from the key of `init`.
+# Deviations of what starts normal, as in `spec/shared/vit_parameters.py`; the numbers come from the key of `init`.
 DEVIATIONS = {"cls_token": 1e-6, "reg_token": 1e-6, "dist_token": 1e-6, "queries": 1.0}
 
 

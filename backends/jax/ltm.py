@@ -11,9 +11,9 @@ from flax import nnx
 from tokenmerge.backends.jax.merger import Merger
 from tokenmerge.backends.jax.plan import DensePlan, check
 from tokenmerge.backends.jax.precision import matmul, safe_divide, safe_log, softmax, working_dtype
-from tokenmerge.spec import arguments
-from tokenmerge.spec.merged import Merged
-from tokenmerge.spec.schedule import ltm_tokens_out, ltm_tokens_out_upto
+from tokenmerge.spec.shared import arguments
+from tokenmerge.spec.shared.merged import Merged
+from tokenmerge.spec.shared.schedule import ltm_tokens_out, ltm_tokens_out_upto
 
 Array = jax.Array
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from tokenmerge.spec import arguments
+from tokenmerge.spec.shared import arguments
 
 
 class Merger(nnx.Module):

@@ -11,9 +11,9 @@ from flax import nnx
 from tokenmerge.backends.jax.merger import Merger
 from tokenmerge.backends.jax.plan import DensePlan, check
 from tokenmerge.backends.jax.precision import matmul, softmax, working_dtype
-from tokenmerge.spec import arguments
-from tokenmerge.spec.initial import initial_queries
-from tokenmerge.spec.merged import Merged
+from tokenmerge.spec.shared import arguments
+from tokenmerge.spec.shared.initial import initial_queries
+from tokenmerge.spec.shared.merged import Merged
 
 Array = jax.Array
 

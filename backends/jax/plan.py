@@ -16,8 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from tokenmerge.backends.jax.precision import matmul, safe_divide, working_dtype
-from tokenmerge.spec.arguments import check_composable
-from tokenmerge.spec.calls import Calls
+from tokenmerge.spec.shared.arguments import check_composable
+from tokenmerge.spec.shared.calls import Calls
 
 Array = jax.Array
 check = Calls((jax.Array, np.ndarray))

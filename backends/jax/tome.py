@@ -15,9 +15,9 @@ from tokenmerge.backends.jax.matching import nearest
 from tokenmerge.backends.jax.merger import Merger
 from tokenmerge.backends.jax.plan import PartitionPlan, check
 from tokenmerge.backends.jax.precision import safe_norm, working_dtype
-from tokenmerge.spec import arguments
-from tokenmerge.spec.merged import Merged
-from tokenmerge.spec.schedule import kth_tokens_out, kth_width, tokens_removed
+from tokenmerge.spec.shared import arguments
+from tokenmerge.spec.shared.merged import Merged
+from tokenmerge.spec.shared.schedule import kth_tokens_out, kth_width, tokens_removed
 
 Array = jax.Array
 

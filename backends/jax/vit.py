@@ -24,9 +24,9 @@ from tokenmerge.backends.jax.patch_merger import layer_norm
 from tokenmerge.backends.jax.plan import DensePlan, PartitionPlan, Plan, SelectionPlan, check, compose
 from tokenmerge.backends.jax.pooling import mean_pool
 from tokenmerge.backends.jax.precision import matmul, working_dtype
-from tokenmerge.spec.vit_config import ViTConfig
-from tokenmerge.spec.vit_parameters import check_parameters, initial_parameters, parameter_shapes
-from tokenmerge.spec.vit_steps import Step, steps
+from tokenmerge.spec.shared.vit_config import ViTConfig
+from tokenmerge.spec.shared.vit_parameters import check_parameters, initial_parameters, parameter_shapes
+from tokenmerge.spec.shared.vit_steps import Step, steps
 
 Array = jax.Array
 Params = Mapping[str, Array]
@@ -138,7 +138,7 @@ def vit(images: Array, params: Params, config: ViTConfig, key: Array | None = No
     Args:
         images: `(B, height, width, channels)` floating point, of the configured size, taken in the precision of the
             parameters.
-        params: every parameter, as `tokenmerge.spec.vit_parameters.parameter_shapes` names them.
+        params: every parameter, as `tokenmerge.spec.shared.vit_parameters.parameter_shapes` names them.
         config: the network, static under `jax.jit`.
         key: a PRNG key, in training: then dropout and stochastic depth act. None for inference.
 

@@ -9,8 +9,8 @@ import numpy as np
 from tokenmerge.backends.numpy.merger import Merger
 from tokenmerge.backends.numpy.plan import SelectionPlan, check
 from tokenmerge.backends.numpy.precision import safe_divide, working_dtype
-from tokenmerge.spec import arguments
-from tokenmerge.spec.merged import Merged
+from tokenmerge.spec.shared import arguments
+from tokenmerge.spec.shared.merged import Merged
 
 Array = np.ndarray[Any, Any]
 

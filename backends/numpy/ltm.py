@@ -9,9 +9,9 @@ import numpy as np
 from tokenmerge.backends.numpy.merger import Merger
 from tokenmerge.backends.numpy.plan import DensePlan, check
 from tokenmerge.backends.numpy.precision import safe_divide, softmax, working_dtype
-from tokenmerge.spec import arguments
-from tokenmerge.spec.merged import Merged
-from tokenmerge.spec.schedule import ltm_tokens_out, ltm_tokens_out_upto
+from tokenmerge.spec.shared import arguments
+from tokenmerge.spec.shared.merged import Merged
+from tokenmerge.spec.shared.schedule import ltm_tokens_out, ltm_tokens_out_upto
 
 Array = np.ndarray[Any, Any]
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from tokenmerge.spec import arguments
+from tokenmerge.spec.shared import arguments
 
 Array = np.ndarray[Any, Any]
 

@@ -9,9 +9,9 @@ import numpy as np
 from tokenmerge.backends.numpy.merger import Merger
 from tokenmerge.backends.numpy.plan import DensePlan, check
 from tokenmerge.backends.numpy.precision import softmax, working_dtype
-from tokenmerge.spec import arguments
-from tokenmerge.spec.initial import initial_queries
-from tokenmerge.spec.merged import Merged
+from tokenmerge.spec.shared import arguments
+from tokenmerge.spec.shared.initial import initial_queries
+from tokenmerge.spec.shared.merged import Merged
 
 Array = np.ndarray[Any, Any]
 

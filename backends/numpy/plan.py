@@ -9,8 +9,8 @@ import numpy as np
 from scipy.sparse import csc_matrix
 
 from tokenmerge.backends.numpy.precision import safe_divide, working_dtype
-from tokenmerge.spec.arguments import check_composable
-from tokenmerge.spec.calls import Calls
+from tokenmerge.spec.shared.arguments import check_composable
+from tokenmerge.spec.shared.calls import Calls
 
 Array = np.ndarray[Any, Any]
 check = Calls(np.ndarray)

@@ -14,9 +14,9 @@ from tokenmerge.backends.numpy.matching import nearest
 from tokenmerge.backends.numpy.merger import Merger
 from tokenmerge.backends.numpy.plan import PartitionPlan, check
 from tokenmerge.backends.numpy.precision import working_dtype
-from tokenmerge.spec import arguments
-from tokenmerge.spec.merged import Merged
-from tokenmerge.spec.schedule import kth_tokens_out, kth_width, tokens_removed
+from tokenmerge.spec.shared import arguments
+from tokenmerge.spec.shared.merged import Merged
+from tokenmerge.spec.shared.schedule import kth_tokens_out, kth_width, tokens_removed
 
 Array = np.ndarray[Any, Any]
 

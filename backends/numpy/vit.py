@@ -14,9 +14,9 @@ from tokenmerge.backends.numpy.patch_merger import layer_norm
 from tokenmerge.backends.numpy.plan import DensePlan, PartitionPlan, Plan, SelectionPlan, check, compose
 from tokenmerge.backends.numpy.pooling import mean_pool
 from tokenmerge.backends.numpy.precision import working_dtype
-from tokenmerge.spec.vit_config import ViTConfig
-from tokenmerge.spec.vit_parameters import check_parameters, initial_parameters
-from tokenmerge.spec.vit_steps import Step, steps
+from tokenmerge.spec.shared.vit_config import ViTConfig
+from tokenmerge.spec.shared.vit_parameters import check_parameters, initial_parameters
+from tokenmerge.spec.shared.vit_steps import Step, steps
 
 Array = np.ndarray[Any, Any]
 Params = Mapping[str, Array]
@@ -114,7 +114,7 @@ def vit(images: Array, params: Params, config: ViTConfig) -> ViTOutput:
 
     Args:
         images: `(B, height, width, channels)` floating point, of the configured size.
-        params: every parameter, as `tokenmerge.spec.vit_parameters.parameter_shapes` names them.
+        params: every parameter, as `tokenmerge.spec.shared.vit_parameters.parameter_shapes` names them.
         config: the network.
 
     Returns:

@@ -23,8 +23,8 @@ from tokenmerge.backends.torch import (
 from tokenmerge.backends.torch.ats import ATS
 from tokenmerge.backends.torch.ltm import LTM
 from tokenmerge.backends.torch.merger import as_numpy
-from tokenmerge.backends.torch.patch import patch
 from tokenmerge.backends.torch.patch_merger import PatchMerger
+from tokenmerge.backends.torch.patching import patch
 from tokenmerge.backends.torch.plan import DensePlan, PartitionPlan, SelectionPlan, compose
 from tokenmerge.backends.torch.tome import ToMe
 from tokenmerge.backends.torch.vit import ViT, ViTOutput

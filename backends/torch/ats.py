@@ -8,8 +8,8 @@ from tokenmerge.backends.torch.merger import Merger
 from tokenmerge.backends.torch.plan import SelectionPlan, check
 from tokenmerge.backends.torch.precision import safe_divide, working_dtype
 from tokenmerge.backends.torch.ties import first_max, true_first
-from tokenmerge.spec import arguments
-from tokenmerge.spec.merged import Merged
+from tokenmerge.spec.shared import arguments
+from tokenmerge.spec.shared.merged import Merged
 
 Tensor = torch.Tensor
 

@@ -18,9 +18,9 @@ from tokenmerge.backends.torch.precision import (
     softmax,
     working_dtype,
 )
-from tokenmerge.spec import arguments
-from tokenmerge.spec.merged import Merged
-from tokenmerge.spec.schedule import ltm_tokens_out
+from tokenmerge.spec.shared import arguments
+from tokenmerge.spec.shared.merged import Merged
+from tokenmerge.spec.shared.schedule import ltm_tokens_out
 
 Tensor = torch.Tensor
 

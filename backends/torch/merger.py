@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from tokenmerge.spec import arguments
+from tokenmerge.spec.shared import arguments
 
 Tensor = torch.Tensor
 NumpyArray = np.ndarray[Any, Any]

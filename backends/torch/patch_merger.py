@@ -12,9 +12,9 @@ from tokenmerge.backends.torch.kernels.support import exporting
 from tokenmerge.backends.torch.merger import Merger
 from tokenmerge.backends.torch.plan import DensePlan, check
 from tokenmerge.backends.torch.precision import is_recorded, matmul, softmax, without_autocast, working_dtype
-from tokenmerge.spec import arguments
-from tokenmerge.spec.initial import initial_queries
-from tokenmerge.spec.merged import Merged
+from tokenmerge.spec.shared import arguments
+from tokenmerge.spec.shared.initial import initial_queries
+from tokenmerge.spec.shared.merged import Merged
 
 Tensor = torch.Tensor
 

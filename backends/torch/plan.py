@@ -16,8 +16,8 @@ from tokenmerge.backends.torch.gathers import gather_or_zero, gather_rows, or_la
 from tokenmerge.backends.torch.precision import matmul, reads_at_once, safe_divide, working_dtype
 from tokenmerge.backends.torch.pytrees import register
 from tokenmerge.backends.torch.segments import mean_rows, sum_rows
-from tokenmerge.spec.arguments import check_composable
-from tokenmerge.spec.calls import Calls
+from tokenmerge.spec.shared.arguments import check_composable
+from tokenmerge.spec.shared.calls import Calls
 
 Tensor = torch.Tensor
 check = Calls(torch.Tensor)

@@ -15,9 +15,9 @@ from tokenmerge.backends.torch.merger import Merger
 from tokenmerge.backends.torch.plan import PartitionPlan, check
 from tokenmerge.backends.torch.precision import reads_at_once, working_dtype
 from tokenmerge.backends.torch.ties import descending, inverse, true_first
-from tokenmerge.spec import arguments
-from tokenmerge.spec.merged import Merged
-from tokenmerge.spec.schedule import kth_tokens_out, kth_width, tokens_removed
+from tokenmerge.spec.shared import arguments
+from tokenmerge.spec.shared.merged import Merged
+from tokenmerge.spec.shared.schedule import kth_tokens_out, kth_width, tokens_removed
 
 Tensor = torch.Tensor
 

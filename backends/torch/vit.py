@@ -23,9 +23,9 @@ from tokenmerge.backends.torch.plan import DensePlan, PartitionPlan, Plan, Selec
 from tokenmerge.backends.torch.pooling import mean_pool
 from tokenmerge.backends.torch.precision import working_dtype
 from tokenmerge.backends.torch.tome import ToMe
-from tokenmerge.spec.vit_config import ViTConfig
-from tokenmerge.spec.vit_parameters import check_parameters, initial_parameters
-from tokenmerge.spec.vit_steps import Step, steps
+from tokenmerge.spec.shared.vit_config import ViTConfig
+from tokenmerge.spec.shared.vit_parameters import check_parameters, initial_parameters
+from tokenmerge.spec.shared.vit_steps import Step, steps
 
 Tensor = torch.Tensor
 

@@ -11,7 +11,7 @@ def _mutant(name: str, rule: str, what: str, *changes: tuple[str, str]) -> Mutan
     return Mutant(f"ltm-{name}", rule, what, edits, mergers=("ltm",))
 
 
-_IMPORT = "from tokenmerge.spec.schedule import ltm_tokens_out, ltm_tokens_out_upto\n"
+_IMPORT = "from tokenmerge.spec.shared.schedule import ltm_tokens_out, ltm_tokens_out_upto\n"
 _TOKENS_OUT = """
 
 def ltm_tokens_out(num_tokens: int, compression_ratio: float) -> int:

@@ -13,8 +13,8 @@ def _mutant(
     return Mutant(f"tome-{name}", rule, what, edits, mergers=("tome",))
 
 
-_IMPORT = "from tokenmerge.spec.schedule import kth_tokens_out, kth_width, tokens_removed\n"
-_REMOVED = """from tokenmerge.spec.schedule import kth_tokens_out, kth_width
+_IMPORT = "from tokenmerge.spec.shared.schedule import kth_tokens_out, kth_width, tokens_removed\n"
+_REMOVED = """from tokenmerge.spec.shared.schedule import kth_tokens_out, kth_width
 
 
 def tokens_removed(num_tokens: int, r: int, protected: int = 0) -> int:

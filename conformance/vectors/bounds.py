@@ -19,7 +19,7 @@ from tokenmerge.conformance.vectors.expected import given_plan, two_plans
 from tokenmerge.conformance.vectors.function_bounds import FUNCTIONS as ELEMENTARY
 from tokenmerge.conformance.vectors.vector import Array, Vector
 from tokenmerge.spec import plan as spec
-from tokenmerge.spec.schedule import ltm_tokens_out
+from tokenmerge.spec.shared.schedule import ltm_tokens_out
 
 Results = dict[str, Rounded]
 

@@ -10,7 +10,7 @@ import numpy as np
 from tokenmerge.conformance.vectors.vector import Array, Vector
 from tokenmerge.spec import attention, batch, information_bottleneck, pooling
 from tokenmerge.spec import plan as spec
-from tokenmerge.spec.initial import initial_queries
+from tokenmerge.spec.shared.initial import initial_queries
 
 KINDS = ("assignment", "indices", "weights")
 

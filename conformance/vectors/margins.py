@@ -16,7 +16,7 @@ from tokenmerge.conformance.ats import scores
 from tokenmerge.conformance.rounding import Rounded
 from tokenmerge.conformance.tome import normalize
 from tokenmerge.conformance.vectors.vector import Array, Vector
-from tokenmerge.spec.schedule import tokens_removed
+from tokenmerge.spec.shared.schedule import tokens_removed
 
 WORK = "float32"
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy as xp  # or array_api_strict, array_api_compat.torch, ...: nothing below knows which one it is
 
-from tokenmerge.spec import arguments, calls, initial, merged, schedule
+from tokenmerge.spec.shared import arguments, calls, initial, merged, schedule
 
 check = calls.Calls(type(xp.asarray(0.0)))
 NAME, VERSION = "array_api", f"{xp.__array_api_version__} in {xp.__name__}"

@@ -22,7 +22,7 @@ from torch.func import functional_call
 
 from tokenmerge.backends import numpy as numpy_backend
 from tokenmerge.backends import torch as torch_backend
-from tokenmerge.spec.merged import Merged
+from tokenmerge.spec.shared.merged import Merged
 
 Array = np.ndarray[Any, Any]
 Shapes = tuple[tuple[str, tuple[int | None, ...], str], ...]  # name, shape (None for the batch), dtype of every input

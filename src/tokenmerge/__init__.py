@@ -8,25 +8,35 @@
 (2, 13, 8)
 """
 
+from importlib.metadata import PackageNotFoundError, version
+
 from tokenmerge.backends import BackendInfo, available_backends, get_merger, get_vit, register_backend
 from tokenmerge.params import load_params, save_params
-from tokenmerge.spec.merged import Merged
-from tokenmerge.spec.schedule import merge_schedule
-from tokenmerge.spec.vit_config import AtsMerging, LtmMerging, PatchMergerMerging, ToMeMerging, ViTConfig
+from tokenmerge.patching import patch
+from tokenmerge.spec.shared.merged import Merged
+from tokenmerge.spec.shared.schedule import merge_schedule
+from tokenmerge.spec.shared.vit_config import ATSMerging, LTMMerging, PatchMergerMerging, ToMeMerging, ViTConfig
+
+try:
+    __version__ = version("tokenmerge")
+except PackageNotFoundError:  # a checkout on PYTHONPATH that was never installed
+    __version__ = "unknown"
 
 __all__ = [
-    "AtsMerging",
+    "ATSMerging",
     "BackendInfo",
-    "LtmMerging",
+    "LTMMerging",
     "Merged",
     "PatchMergerMerging",
     "ToMeMerging",
     "ViTConfig",
+    "__version__",
     "available_backends",
     "get_merger",
     "get_vit",
     "load_params",
     "merge_schedule",
+    "patch",
     "register_backend",
     "save_params",
 ]

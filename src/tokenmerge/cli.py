@@ -102,8 +102,10 @@ def visualize(
     merger: Annotated[str, typer.Option(metavar="NAME", help="tome, ats, patch_merger, ltm or none.")] = "tome",
     r: Annotated[str | None, typer.Option("--r", help="tome: tokens to remove per block, or one number each.")] = None,
     max_tokens: Annotated[str | None, typer.Option(metavar="NUMBERS", help="ats: budgets of the first blocks.")] = None,
-    num_tokens: Annotated[int | None, typer.Option(metavar="NUMBER", help="patch_merger: tokens it makes.")] = None,
-    ratio: Annotated[float | None, typer.Option(metavar="NUMBER", help="ltm: compression ratio of a block.")] = None,
+    num_tokens_out: Annotated[int | None, typer.Option(metavar="NUMBER", help="patch_merger: tokens it makes.")] = None,
+    compression_ratio: Annotated[
+        float | None, typer.Option(metavar="NUMBER", help="ltm: share of the tokens that a block leaves.")
+    ] = None,
     out: Annotated[Path, typer.Option(metavar="FILE", help="Where the picture goes.")] = Path("tokenmerge-groups.png"),
     layers: Annotated[bool, typer.Option("--layers", help="A panel for every block that merges.")] = False,
     backend: Annotated[str | None, typer.Option(metavar="NAME", help="Else torch if installed, or numpy.")] = None,
@@ -117,7 +119,12 @@ def visualize(
     except ModuleNotFoundError as error:
         raise _without_pictures("visualize", error) from None
 
-    options = {"r": r, "max_tokens": max_tokens, "num_tokens": num_tokens, "ratio": ratio}
+    options = {
+        "r": r,
+        "max_tokens": max_tokens,
+        "num_tokens_out": num_tokens_out,
+        "compression_ratio": compression_ratio,
+    }
     run(
         image,
         model=model,

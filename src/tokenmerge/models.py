@@ -10,7 +10,7 @@ import difflib
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tokenmerge.spec.vit_config import ViTConfig
+from tokenmerge.spec.shared.vit_config import ViTConfig
 
 PACKAGE = Path(__file__).parent
 

@@ -7,7 +7,7 @@ import torch
 from tokenmerge.backends.torch.kernels.matching import directions, finds_directions, search
 from tokenmerge.backends.torch.kernels.operators import operator
 from tokenmerge.backends.torch.kernels.placement import ORDERS, arrange
-from tokenmerge.spec.schedule import tokens_removed
+from tokenmerge.spec.shared.schedule import tokens_removed
 
 Tensor = torch.Tensor
 

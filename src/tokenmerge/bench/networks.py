@@ -10,8 +10,8 @@ import numpy as np
 from tokenmerge.bench.operators import compiled_case
 from tokenmerge.bench.row import Case, Work
 from tokenmerge.bench.subject import Subject
-from tokenmerge.spec.flops import flops
-from tokenmerge.spec.vit_config import AtsMerging, PatchMergerMerging, ToMeMerging, ViTConfig
+from tokenmerge.spec.shared.flops import flops
+from tokenmerge.spec.shared.vit_config import ATSMerging, PatchMergerMerging, ToMeMerging, ViTConfig
 
 NETWORKS: dict[str, dict[str, Any]] = {
     "vit_base_patch16_224": {},
@@ -27,8 +27,8 @@ def merging(name: str, network: str) -> Any:
     if name == "tome":
         return ToMeMerging(r=RATES.get(network, 16))
     if name == "ats":  # from the fourth block on, half the tokens and then a quarter
-        return AtsMerging(max_tokens_per_depth=(10**4,) * 3 + (96,) * 3 + (48,) * (depth - 6))
-    return PatchMergerMerging(patch_merge_layer=depth // 2, patch_merge_num_tokens=8)
+        return ATSMerging(max_tokens=(10**4,) * 3 + (96,) * 3 + (48,) * (depth - 6))
+    return PatchMergerMerging(layer=depth // 2, num_tokens_out=8)
 
 
 MERGERS = ("tome", "ats", "patch_merger")

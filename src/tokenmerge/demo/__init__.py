@@ -8,9 +8,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from tokenmerge import panels, photo
 from tokenmerge.backends import available_backends, get_backend
 from tokenmerge.demo import compare, features, picture, stages, table
+from tokenmerge.pictures import panels, photo
 
 FEWEST, MOST = 4, 64  # patches in a row
 

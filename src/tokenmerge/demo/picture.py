@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from tokenmerge.demo.compare import Row
-from tokenmerge.panels import Panels
-from tokenmerge.viz import draw_plan
+from tokenmerge.pictures.panels import Panels
+from tokenmerge.pictures.viz import draw_plan
 
 Array = np.ndarray[Any, Any]
 

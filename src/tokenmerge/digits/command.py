@@ -17,7 +17,7 @@ from tokenmerge.digits.data import load_digits
 from tokenmerge.digits.evaluate import RATES, Row, cases, evaluate
 from tokenmerge.digits.network import CHECKPOINT
 from tokenmerge.digits.report import plot, table, write_json
-from tokenmerge.spec.arguments import check_choice, check_integer
+from tokenmerge.spec.shared.arguments import check_choice, check_integer
 
 FINE_TUNING_RATE = 5e-4
 Array = np.ndarray[Any, Any]

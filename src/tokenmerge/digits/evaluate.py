@@ -12,9 +12,16 @@ import numpy as np
 from tokenmerge.backends.registry import get_backend, get_vit
 from tokenmerge.digits.data import Split
 from tokenmerge.digits.network import digits_config
-from tokenmerge.spec.flops import flops
-from tokenmerge.spec.vit_config import AtsMerging, LtmMerging, Merging, PatchMergerMerging, ToMeMerging, ViTConfig
-from tokenmerge.spec.vit_steps import steps
+from tokenmerge.spec.shared.flops import flops
+from tokenmerge.spec.shared.vit_config import (
+    ATSMerging,
+    LTMMerging,
+    Merging,
+    PatchMergerMerging,
+    ToMeMerging,
+    ViTConfig,
+)
+from tokenmerge.spec.shared.vit_steps import steps
 
 Array = np.ndarray[Any, Any]
 BATCH = 60  # a divisor of the test images: one shape, one compilation
@@ -23,14 +30,14 @@ DRAWS = 16  # networks that differ by rounding, for the certificate of a near-ti
 RATES: dict[str, tuple[Merging, ...]] = {
     "none": (),
     "tome": tuple(ToMeMerging(r=r) for r in (2, 4, 6, 8, 10)),
-    "ats": tuple(AtsMerging((k,) * 6) for k in (48, 32, 24, 16, 8)),
-    "patch_merger": tuple(PatchMergerMerging(patch_merge_num_tokens=m) for m in (32, 16, 8, 4)),
-    "ltm": tuple(LtmMerging(compression_ratio=rho) for rho in (0.9, 0.8, 0.7, 0.6)),
+    "ats": tuple(ATSMerging((k,) * 6) for k in (48, 32, 24, 16, 8)),
+    "patch_merger": tuple(PatchMergerMerging(num_tokens_out=m) for m in (32, 16, 8, 4)),
+    "ltm": tuple(LTMMerging(compression_ratio=rho) for rho in (0.9, 0.8, 0.7, 0.6)),
 }
 LABELS: dict[str, Callable[[Any], str]] = {
     "tome": lambda merging: f"r = {merging.r}",
-    "ats": lambda merging: f"K = {merging.max_tokens_per_depth[0]}",
-    "patch_merger": lambda merging: f"M = {merging.patch_merge_num_tokens}",
+    "ats": lambda merging: f"K = {merging.max_tokens[0]}",
+    "patch_merger": lambda merging: f"M = {merging.num_tokens_out}",
     "ltm": lambda merging: f"ρ = {merging.compression_ratio}",
 }
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tokenmerge.digits.data import SIDE
-from tokenmerge.spec.vit_config import Merging, PatchMergerMerging, ViTConfig
+from tokenmerge.spec.shared.vit_config import Merging, PatchMergerMerging, ViTConfig
 
 CHECKPOINT = Path(__file__).with_name("digits.safetensors")
 

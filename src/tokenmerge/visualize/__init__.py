@@ -9,9 +9,11 @@ from typing import Any
 
 from rich.console import Console
 
-from tokenmerge import merging, models, panels, photo
+from tokenmerge import models
 from tokenmerge.backends import get_backend
-from tokenmerge.spec.arguments import check_choice
+from tokenmerge.commands import merging
+from tokenmerge.pictures import panels, photo
+from tokenmerge.spec.shared.arguments import check_choice
 from tokenmerge.visualize import layers, network, picture
 
 SHOWN = 448  # pixels in a row of the picture that is drawn on, at least; a network may see fewer

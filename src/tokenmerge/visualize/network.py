@@ -12,8 +12,8 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from tokenmerge.backends import get_backend, get_vit
-from tokenmerge.spec.vit_config import ViTConfig
-from tokenmerge.viz import grey
+from tokenmerge.pictures.viz import grey
+from tokenmerge.spec.shared.vit_config import ViTConfig
 
 Array = np.ndarray[Any, Any]
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from tokenmerge.panels import Panels
+from tokenmerge.pictures.panels import Panels
+from tokenmerge.pictures.viz import draw_groups
 from tokenmerge.visualize.layers import Layer
-from tokenmerge.viz import draw_groups
 
 Array = np.ndarray[Any, Any]
 

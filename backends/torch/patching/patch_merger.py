@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 
 from tokenmerge.backends.torch.merger import Merger
-from tokenmerge.backends.torch.patch.families import CannotPatch, Network
-from tokenmerge.backends.torch.patch.method import Method
-from tokenmerge.backends.torch.patch.state import Call
 from tokenmerge.backends.torch.patch_merger import PatchMerger
-from tokenmerge.spec.arguments import check_integer
+from tokenmerge.backends.torch.patching.families import CannotPatch, Network
+from tokenmerge.backends.torch.patching.method import Method
+from tokenmerge.backends.torch.patching.state import Call
+from tokenmerge.spec.shared.arguments import check_integer
 
 Tensor = torch.Tensor
 
@@ -22,7 +22,7 @@ class PatchMergerPatch(Method):
 
     Args:
         network: what is patched.
-        patch_merge_layer: number of blocks before it; None for half of them.
+        layer: number of blocks before it; None for half of them.
         num_tokens_out: M.
         logit_scale: None for `C**-0.5`.
         seed: of the first queries.
@@ -33,22 +33,22 @@ class PatchMergerPatch(Method):
     """
 
     NAME = "patch_merger"
-    OPTIONS = ("patch_merge_layer", "num_tokens_out", "logit_scale", "seed")
+    OPTIONS = ("layer", "num_tokens_out", "logit_scale", "seed")
 
     def __init__(
         self,
         network: Network,
         *,
-        patch_merge_layer: int | None = None,
+        layer: int | None = None,
         num_tokens_out: int = 8,
         logit_scale: float | None = None,
         seed: int = 0,
     ) -> None:
         depth = len(network.blocks)
-        layer = max(depth // 2, 1) if patch_merge_layer is None else patch_merge_layer
-        check_integer("patch", "patch_merge_layer", layer, minimum=1, hint="the number of blocks before it")
+        layer = max(depth // 2, 1) if layer is None else layer
+        check_integer("patch", "layer", layer, minimum=1, hint="the number of blocks before it")
         if layer > depth:
-            raise ValueError(f"patch: `patch_merge_layer` must be at most depth = {depth}, got {layer}")
+            raise ValueError(f"patch: `layer` must be at most depth = {depth}, got {layer}")
         if network.reads_class:
             raise CannotPatch(
                 "patch: `model` must pool all of its tokens for 'patch_merger', which leaves no class token, got one "

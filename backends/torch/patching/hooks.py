@@ -17,9 +17,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from tokenmerge.backends.torch.patch.bias import attention_dtype, key_bias
-from tokenmerge.backends.torch.patch.method import Method
-from tokenmerge.backends.torch.patch.state import Call, Thread
+from tokenmerge.backends.torch.patching.bias import attention_dtype, key_bias
+from tokenmerge.backends.torch.patching.method import Method
+from tokenmerge.backends.torch.patching.state import Call, Thread
 
 Tensor = torch.Tensor
 

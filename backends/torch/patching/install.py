@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import nn
 
-from tokenmerge.backends.torch.patch.ats import Attending, SampledForward
-from tokenmerge.backends.torch.patch.families import CannotPatch, Network
-from tokenmerge.backends.torch.patch.hooks import (
+from tokenmerge.backends.torch.patching.ats import Attending, SampledForward
+from tokenmerge.backends.torch.patching.families import CannotPatch, Network
+from tokenmerge.backends.torch.patching.hooks import (
     Attend,
     AttentionEnd,
     Between,
@@ -19,7 +19,7 @@ from tokenmerge.backends.torch.patch.hooks import (
     Patch,
     Tokens,
 )
-from tokenmerge.backends.torch.patch.method import Method, placed
+from tokenmerge.backends.torch.patching.method import Method, placed
 
 
 def install(model: nn.Module, network: Network, method: Method) -> Patch:

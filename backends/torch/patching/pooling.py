@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from tokenmerge.backends.torch.patch.hooks import Hook, Patch, bias_of
-from tokenmerge.backends.torch.patch.state import Call
+from tokenmerge.backends.torch.patching.hooks import Hook, Patch, bias_of
+from tokenmerge.backends.torch.patching.state import Call
 from tokenmerge.backends.torch.pooling import mean_pool
 
 Tensor = torch.Tensor

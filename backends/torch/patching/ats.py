@@ -15,12 +15,12 @@ from torch import nn
 
 from tokenmerge.backends.torch.ats import ATS
 from tokenmerge.backends.torch.attention import attention_weights
-from tokenmerge.backends.torch.patch.families import Attention, CannotPatch, Network
-from tokenmerge.backends.torch.patch.hooks import Hook, Patch
-from tokenmerge.backends.torch.patch.method import Method
-from tokenmerge.backends.torch.patch.state import Call
+from tokenmerge.backends.torch.patching.families import Attention, CannotPatch, Network
+from tokenmerge.backends.torch.patching.hooks import Hook, Patch
+from tokenmerge.backends.torch.patching.method import Method
+from tokenmerge.backends.torch.patching.state import Call
 from tokenmerge.backends.torch.vit import sample, take_queries
-from tokenmerge.spec.arguments import check_integer
+from tokenmerge.spec.shared.arguments import check_integer
 
 Tensor = torch.Tensor
 
@@ -30,7 +30,7 @@ class ATSPatch(Method):
 
     Args:
         network: what is patched.
-        max_tokens_per_depth: one budget for each of the first blocks; a block with no more tokens keeps all.
+        max_tokens: one budget for each of the first blocks; a block with no more tokens keeps all.
         score: "per_head" or "concat".
 
     Raises:
@@ -39,15 +39,15 @@ class ATSPatch(Method):
     """
 
     NAME = "ats"
-    OPTIONS = ("max_tokens_per_depth", "score")
-    NEEDED = ("max_tokens_per_depth",)
+    OPTIONS = ("max_tokens", "score")
+    NEEDED = ("max_tokens",)
 
-    def __init__(self, network: Network, *, max_tokens_per_depth: Sequence[int], score: str = "per_head") -> None:
-        depth, budgets = len(network.blocks), list(max_tokens_per_depth)
+    def __init__(self, network: Network, *, max_tokens: Sequence[int], score: str = "per_head") -> None:
+        depth, budgets = len(network.blocks), list(max_tokens)
         for budget in budgets:
-            check_integer("patch", "max_tokens_per_depth", budget, minimum=1)
+            check_integer("patch", "max_tokens", budget, minimum=1)
         if len(budgets) > depth:
-            raise ValueError(f"patch: `max_tokens_per_depth` must have at most {depth} entries, got {len(budgets)}")
+            raise ValueError(f"patch: `max_tokens` must have at most {depth} entries, got {len(budgets)}")
         if not network.class_token:
             raise CannotPatch(
                 "patch: `model` must have a class token for 'ats', whose attention is the score, "

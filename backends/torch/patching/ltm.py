@@ -6,11 +6,11 @@ import torch
 
 from tokenmerge.backends.torch.ltm import LTM, chain
 from tokenmerge.backends.torch.merger import Merger
-from tokenmerge.backends.torch.patch.families import Network
-from tokenmerge.backends.torch.patch.method import Method, check_prefix
-from tokenmerge.backends.torch.patch.state import Call
+from tokenmerge.backends.torch.patching.families import Network
+from tokenmerge.backends.torch.patching.method import Method, check_prefix
+from tokenmerge.backends.torch.patching.state import Call
 from tokenmerge.backends.torch.plan import DensePlan
-from tokenmerge.spec.schedule import ltm_tokens_out
+from tokenmerge.spec.shared.schedule import ltm_tokens_out
 
 Tensor = torch.Tensor
 

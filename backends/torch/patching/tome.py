@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 
 from tokenmerge.backends.torch import tome
-from tokenmerge.backends.torch.patch.families import Network
-from tokenmerge.backends.torch.patch.method import Method, check_prefix
-from tokenmerge.backends.torch.patch.state import Call
+from tokenmerge.backends.torch.patching.families import Network
+from tokenmerge.backends.torch.patching.method import Method, check_prefix
+from tokenmerge.backends.torch.patching.state import Call
 from tokenmerge.backends.torch.precision import working_dtype
-from tokenmerge.spec.arguments import check_choice
-from tokenmerge.spec.schedule import merge_schedule, tokens_removed
+from tokenmerge.spec.shared.arguments import check_choice
+from tokenmerge.spec.shared.schedule import merge_schedule, tokens_removed
 
 Tensor = torch.Tensor
 R = int | tuple[int, float] | list[int]

@@ -10,9 +10,16 @@ from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from tokenmerge.spec.arguments import check_integer
-from tokenmerge.spec.schedule import ltm_tokens_out, merge_schedule, tokens_removed
-from tokenmerge.spec.vit_config import AtsMerging, LtmMerging, Merging, PatchMergerMerging, ToMeMerging, ViTConfig
+from tokenmerge.spec.shared.arguments import check_integer
+from tokenmerge.spec.shared.schedule import ltm_tokens_out, merge_schedule, tokens_removed
+from tokenmerge.spec.shared.vit_config import (
+    ATSMerging,
+    LTMMerging,
+    Merging,
+    PatchMergerMerging,
+    ToMeMerging,
+    ViTConfig,
+)
 
 
 class Step(NamedTuple):
@@ -43,7 +50,7 @@ def steps(config: ViTConfig) -> tuple[Step, ...]:
         ValueError: a schedule that is longer than its blocks or larger than the network can take, a merger in a block
             that does not exist, two in one block, or one that the network's head cannot live with.
 
-    >>> from tokenmerge.spec.vit_config import ToMeMerging
+    >>> from tokenmerge.spec.shared.vit_config import ToMeMerging
     >>> [step.tokens_out for step in steps(ViTConfig(merging=ToMeMerging(r=16)))]
     [181, 165, 149, 133, 117, 101, 85, 69, 53, 37, 21, 11]
     """
@@ -61,10 +68,10 @@ def steps(config: ViTConfig) -> tuple[Step, ...]:
             protected = _protected(merging, prefix, tokens)
             tokens_out = tokens - tokens_removed(tokens, amount, protected)
             options = (("r", amount), ("protected", protected), ("order", merging.order))
-        elif isinstance(merging, AtsMerging):
+        elif isinstance(merging, ATSMerging):
             tokens_out = prefix + min(amount, tokens - prefix)
             options = (("max_tokens", amount), ("score", merging.score))
-        elif isinstance(merging, LtmMerging):
+        elif isinstance(merging, LTMMerging):
             protected = _protected(merging, prefix, tokens)
             shape = (tokens - protected, ltm_tokens_out(tokens - protected, merging.compression_ratio))
             tokens_out = protected + shape[1]
@@ -75,7 +82,7 @@ def steps(config: ViTConfig) -> tuple[Step, ...]:
                 ("prior_smoothing", merging.prior_smoothing),
             )
         elif isinstance(merging, PatchMergerMerging):
-            tokens_out, prefix_out = merging.patch_merge_num_tokens, 0
+            tokens_out, prefix_out = merging.num_tokens_out, 0
             options = (("logit_scale", merging.logit_scale),)
         if merger in ("tome", "ats") and tokens_out == tokens:
             merger, options = "", ()
@@ -110,17 +117,16 @@ def _spread(config: ViTConfig, blocks: list[int], merging: Merging, whole: bool)
             raise ValueError(f"ViTConfig: `merging` must name blocks below depth = {config.depth}, got block {block}")
     if isinstance(merging, ToMeMerging):
         yield from _spread_tome(config, blocks, merging)
-    elif isinstance(merging, AtsMerging):
+    elif isinstance(merging, ATSMerging):
         if not config.class_token:
-            raise ValueError("ViTConfig: `class_token` must be True with AtsMerging, whose scores are its, got False")
-        budgets = merging.max_tokens_per_depth
+            raise ValueError("ViTConfig: `class_token` must be True with ATSMerging, whose scores are its, got False")
+        budgets = merging.max_tokens
         if len(budgets) > len(blocks):
             raise ValueError(
-                f"AtsMerging: `max_tokens_per_depth` must have at most {len(blocks)} entries, one per block, "
-                f"got {len(budgets)}"
+                f"ATSMerging: `max_tokens` must have at most {len(blocks)} entries, one per block, got {len(budgets)}"
             )
         yield from ((block, "ats", budget) for block, budget in zip(blocks, budgets, strict=False))
-    elif isinstance(merging, LtmMerging):
+    elif isinstance(merging, LTMMerging):
         yield from ((block, "ltm", 0) for block in blocks)
     else:
         yield (_patch_merger_block(config, blocks, merging, whole), "patch_merger", 0)
@@ -145,15 +151,15 @@ def _patch_merger_block(config: ViTConfig, blocks: list[int], merging: PatchMerg
         )
     if not whole and len(blocks) != 1:
         raise ValueError(f"ViTConfig: `merging` must give PatchMergerMerging one block, got {len(blocks)}")
-    layer = merging.patch_merge_layer
+    layer = merging.layer
     if layer is None:
         layer = max(config.depth // 2, 1) if whole else blocks[0] + 1
     if not whole and layer != blocks[0] + 1:
-        raise ValueError(f"PatchMergerMerging: `patch_merge_layer` must be None or {blocks[0] + 1} here, got {layer}")
+        raise ValueError(f"PatchMergerMerging: `layer` must be None or {blocks[0] + 1} here, got {layer}")
     if layer > config.depth:
-        raise ValueError(f"PatchMergerMerging: `patch_merge_layer` must be at most depth = {config.depth}, got {layer}")
+        raise ValueError(f"PatchMergerMerging: `layer` must be at most depth = {config.depth}, got {layer}")
     return layer - 1
 
 
-def _protected(merging: ToMeMerging | LtmMerging, prefix: int, tokens: int) -> int:
+def _protected(merging: ToMeMerging | LTMMerging, prefix: int, tokens: int) -> int:
     return prefix if merging.protected is None else min(merging.protected, tokens)

@@ -5,22 +5,20 @@ See docs/guides/timm.md and docs/guides/huggingface.md.
 
 from __future__ import annotations
 
-import sys
-from types import ModuleType
 from typing import Any
 
 from torch import nn
 
-from tokenmerge.backends.torch.patch import timm, transformers
-from tokenmerge.backends.torch.patch.ats import ATSPatch
-from tokenmerge.backends.torch.patch.families import CannotPatch, Network, method_name
-from tokenmerge.backends.torch.patch.handle import Handle, handle, hooks_of
-from tokenmerge.backends.torch.patch.install import install
-from tokenmerge.backends.torch.patch.ltm import LTMPatch
-from tokenmerge.backends.torch.patch.method import Method
-from tokenmerge.backends.torch.patch.patch_merger import PatchMergerPatch
-from tokenmerge.backends.torch.patch.tome import ToMePatch
-from tokenmerge.spec.arguments import check_choice, check_names
+from tokenmerge.backends.torch.patching import timm, transformers
+from tokenmerge.backends.torch.patching.ats import ATSPatch
+from tokenmerge.backends.torch.patching.families import CannotPatch, Network, method_name
+from tokenmerge.backends.torch.patching.handle import Handle, handle, hooks_of
+from tokenmerge.backends.torch.patching.install import install
+from tokenmerge.backends.torch.patching.ltm import LTMPatch
+from tokenmerge.backends.torch.patching.method import Method
+from tokenmerge.backends.torch.patching.patch_merger import PatchMergerPatch
+from tokenmerge.backends.torch.patching.tome import ToMePatch
+from tokenmerge.spec.shared.arguments import check_choice, check_names
 
 METHODS: dict[str, type[Method]] = {method.NAME: method for method in (ToMePatch, ATSPatch, PatchMergerPatch, LTMPatch)}
 
@@ -34,7 +32,7 @@ def patch(model: nn.Module, name: str, **options: Any) -> Handle:
         model: a timm or Hugging Face vision transformer, or a module that holds exactly one.
         name: "tome", "ats", "patch_merger" or "ltm". The last two have parameters, which become the model's own.
         **options: of "tome" `r`, `prop_attn=True`, `order="grouped"`, `protected=None`; of "ats"
-            `max_tokens_per_depth`, `score="per_head"`; of "patch_merger" `patch_merge_layer=None`,
+            `max_tokens`, `score="per_head"`; of "patch_merger" `layer=None`,
             `num_tokens_out=8`, `logit_scale=None`, `seed=0`; of "ltm" `compression_ratio`, `protected=None`,
             `prior_smoothing=0.1`. `protected=None` stands for the model's class, distillation and register tokens.
 
@@ -109,14 +107,5 @@ def _blocks(model: nn.Module) -> str:
     name, longest = max(lists, key=lambda each: len(each[1]), default=("", None))
     return f" (whose {name}[0] runs {method_name(longest[0])})" if longest and name else ""
 
-
-class _Package(ModuleType):
-    """The package has the name of its function, and who imports it anew puts it in the function's place."""
-
-    def __call__(self, model: nn.Module, name: str, **options: Any) -> Handle:
-        return patch(model, name, **options)
-
-
-sys.modules[__name__].__class__ = _Package
 
 __all__ = ["CannotPatch", "Handle", "handle", "patch"]

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from tokenmerge.spec.initial import initial_queries
-from tokenmerge.spec.vit_config import ViTConfig
-from tokenmerge.spec.vit_steps import steps
+from tokenmerge.spec.shared.initial import initial_queries
+from tokenmerge.spec.shared.vit_config import ViTConfig
+from tokenmerge.spec.shared.vit_steps import steps
 
 Array = np.ndarray[Any, Any]
 

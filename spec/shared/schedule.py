@@ -5,7 +5,7 @@ from __future__ import annotations
 from fractions import Fraction
 from functools import lru_cache
 
-from tokenmerge.spec.arguments import check_integer, check_real
+from tokenmerge.spec.shared.arguments import check_integer, check_real
 
 
 def tokens_removed(num_tokens: int, r: int, protected: int = 0) -> int:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from tokenmerge.spec.arguments import check_choice, check_integer, check_real
+from tokenmerge.spec.shared.arguments import check_choice, check_integer, check_real
 
 INFINITY = float("inf")
 R = int | tuple[int, float] | list[int]
@@ -41,24 +41,24 @@ class ToMeMerging:
 
 
 @dataclass(frozen=True)
-class AtsMerging:
+class ATSMerging:
     """Adaptive token sampling inside attention, scored from the class row (arXiv 2111.15667).
 
     Attributes:
-        max_tokens_per_depth: most tokens that the first, second, ... of its blocks keep, class, distillation and
+        max_tokens: most tokens that the first, second, ... of its blocks keep, class, distillation and
             register tokens not counted; a block that has no more than that keeps all. Blocks beyond the end sample
             nothing.
         score: "per_head" or "concat", see `tokenmerge.spec.ats`.
     """
 
-    max_tokens_per_depth: tuple[int, ...]
+    max_tokens: tuple[int, ...]
     score: str = "per_head"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "max_tokens_per_depth", tuple(self.max_tokens_per_depth))
-        for budget in self.max_tokens_per_depth:
-            check_integer("AtsMerging", "max_tokens_per_depth", budget, minimum=1)
-        check_choice("AtsMerging", "score", self.score, ("per_head", "concat"))
+        object.__setattr__(self, "max_tokens", tuple(self.max_tokens))
+        for budget in self.max_tokens:
+            check_integer("ATSMerging", "max_tokens", budget, minimum=1)
+        check_choice("ATSMerging", "score", self.score, ("per_head", "concat"))
 
 
 @dataclass(frozen=True)
@@ -66,26 +66,26 @@ class PatchMergerMerging:
     """PatchMerger between two blocks; its tokens are the pooled ones (arXiv 2202.12015).
 
     Attributes:
-        patch_merge_layer: number of blocks before it; None for `depth // 2`, and for the block it is given to in a
+        layer: number of blocks before it; None for `depth // 2`, and for the block it is given to in a
             per-block mapping.
-        patch_merge_num_tokens: M.
+        num_tokens_out: M.
         logit_scale: None for `C**-0.5`.
     """
 
-    patch_merge_layer: int | None = None
-    patch_merge_num_tokens: int = 8
+    layer: int | None = None
+    num_tokens_out: int = 8
     logit_scale: float | None = None
 
     def __post_init__(self) -> None:
-        if self.patch_merge_layer is not None:
-            check_integer("PatchMergerMerging", "patch_merge_layer", self.patch_merge_layer, minimum=1)
-        check_integer("PatchMergerMerging", "patch_merge_num_tokens", self.patch_merge_num_tokens, minimum=1)
+        if self.layer is not None:
+            check_integer("PatchMergerMerging", "layer", self.layer, minimum=1)
+        check_integer("PatchMergerMerging", "num_tokens_out", self.num_tokens_out, minimum=1)
         if self.logit_scale is not None:
             check_real("PatchMergerMerging", "logit_scale", self.logit_scale, -INFINITY, INFINITY, "(-inf, inf)")
 
 
 @dataclass(frozen=True)
-class LtmMerging:
+class LTMMerging:
     """Learnable token merging between attention and MLP (arXiv 2407.15219).
 
     Attributes:
@@ -99,13 +99,13 @@ class LtmMerging:
     prior_smoothing: float = 0.1
 
     def __post_init__(self) -> None:
-        check_real("LtmMerging", "compression_ratio", self.compression_ratio, 0.0, 1.0, "(0, 1]")
-        _check_protected("LtmMerging", self.protected)
-        check_real("LtmMerging", "prior_smoothing", self.prior_smoothing, 0.0, 1.0, "[0, 1]")
+        check_real("LTMMerging", "compression_ratio", self.compression_ratio, 0.0, 1.0, "(0, 1]")
+        _check_protected("LTMMerging", self.protected)
+        check_real("LTMMerging", "prior_smoothing", self.prior_smoothing, 0.0, 1.0, "[0, 1]")
 
 
-Merging = ToMeMerging | AtsMerging | PatchMergerMerging | LtmMerging
-MERGINGS = (ToMeMerging, AtsMerging, PatchMergerMerging, LtmMerging)
+Merging = ToMeMerging | ATSMerging | PatchMergerMerging | LTMMerging
+MERGINGS = (ToMeMerging, ATSMerging, PatchMergerMerging, LTMMerging)
 Blocks = int | range | tuple[int, ...]
 
 
@@ -130,14 +130,14 @@ class ViTConfig:
         dropout: of projection and MLP (timm's `proj_drop_rate`); attn_dropout: of attention weights; emb_dropout: after
             the position embedding; drop_path: stochastic depth, growing linearly to this rate in the last block. All
             act in training only.
-        merging: None, one of `ToMeMerging`, `AtsMerging`, `PatchMergerMerging`, `LtmMerging`, or a mapping from blocks
+        merging: None, one of `ToMeMerging`, `ATSMerging`, `PatchMergerMerging`, `LTMMerging`, or a mapping from blocks
             (an index, or a range of them) to one of these, which mixes them; schedules run over the blocks of their
             entry.
 
     Raises:
         TypeError, ValueError: an option of the wrong type or out of range, or options that contradict each other.
 
-    >>> config = ViTConfig(merging={range(0, 4): AtsMerging((128, 64, 64, 64)), range(4, 12): ToMeMerging(r=4)})
+    >>> config = ViTConfig(merging={range(0, 4): ATSMerging((128, 64, 64, 64)), range(4, 12): ToMeMerging(r=4)})
     >>> config.prefix_tokens, config.grid
     (1, (14, 14))
     """

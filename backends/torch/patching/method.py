@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from tokenmerge.backends.torch.patch.families import Network
-from tokenmerge.backends.torch.patch.state import Call
-from tokenmerge.spec.arguments import check_integer
+from tokenmerge.backends.torch.patching.families import Network
+from tokenmerge.backends.torch.patching.state import Call
+from tokenmerge.spec.shared.arguments import check_integer
 
 if TYPE_CHECKING:
     from tokenmerge.backends.torch.merger import Merger

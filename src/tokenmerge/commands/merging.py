@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from tokenmerge.spec.arguments import check_choice
-from tokenmerge.spec.vit_config import AtsMerging, LtmMerging, Merging, PatchMergerMerging, ToMeMerging
+from tokenmerge.spec.shared.arguments import check_choice
+from tokenmerge.spec.shared.vit_config import ATSMerging, LTMMerging, Merging, PatchMergerMerging, ToMeMerging
 
 # what each merger is configured by; the options are those of the command line
-NEEDS = {"tome": "r", "ats": "max_tokens", "patch_merger": "num_tokens", "ltm": "ratio", "none": None}
+NEEDS = {"tome": "r", "ats": "max_tokens", "patch_merger": "num_tokens_out", "ltm": "compression_ratio", "none": None}
 
 
 def merging_from_options(
@@ -16,8 +16,8 @@ def merging_from_options(
     *,
     r: str | int | None = None,
     max_tokens: str | int | None = None,
-    num_tokens: int | None = None,
-    ratio: float | None = None,
+    num_tokens_out: int | None = None,
+    compression_ratio: float | None = None,
     owner: str = "merging",
 ) -> Merging | None:
     """The merging that a merger's name and its one option say.
@@ -26,8 +26,8 @@ def merging_from_options(
         merger: "tome", "ats", "patch_merger", "ltm" or "none".
         r: of ToMe, tokens to remove in every block; or a text of integers with commas between, one per block.
         max_tokens: of ATS, a text of integers with commas between: the budgets of the first blocks.
-        num_tokens: of PatchMerger, the tokens it makes, after half of the blocks.
-        ratio: of LTM, the compression ratio of every block.
+        num_tokens_out: of PatchMerger, the tokens it makes, after half of the blocks.
+        compression_ratio: of LTM, the compression ratio of every block.
         owner: who asks, the first word of a sentence about a mistake.
 
     Returns:
@@ -39,11 +39,16 @@ def merging_from_options(
 
     >>> merging_from_options("tome", r="16")
     ToMeMerging(r=16, prop_attn=True, order='grouped', protected=None)
-    >>> merging_from_options("ats", max_tokens="128,64").max_tokens_per_depth
+    >>> merging_from_options("ats", max_tokens="128,64").max_tokens
     (128, 64)
     """
     check_choice(owner, "merger", merger, NEEDS)
-    given: dict[str, Any] = {"r": r, "max_tokens": max_tokens, "num_tokens": num_tokens, "ratio": ratio}
+    given: dict[str, Any] = {
+        "r": r,
+        "max_tokens": max_tokens,
+        "num_tokens_out": num_tokens_out,
+        "compression_ratio": compression_ratio,
+    }
     needed = NEEDS[merger]
     for name, value in given.items():
         option = name.replace("_", "-")
@@ -56,13 +61,13 @@ def merging_from_options(
         amounts = _integers(owner, "r", r)
         return ToMeMerging(r=amounts[0] if len(amounts) == 1 else amounts)
     if merger == "ats":
-        return AtsMerging(tuple(_integers(owner, "max-tokens", max_tokens)))
+        return ATSMerging(tuple(_integers(owner, "max-tokens", max_tokens)))
     if merger == "patch_merger":
-        assert num_tokens is not None
-        return PatchMergerMerging(patch_merge_num_tokens=num_tokens)
+        assert num_tokens_out is not None
+        return PatchMergerMerging(num_tokens_out=num_tokens_out)
     if merger == "ltm":
-        assert ratio is not None
-        return LtmMerging(compression_ratio=ratio)
+        assert compression_ratio is not None
+        return LTMMerging(compression_ratio=compression_ratio)
     return None
 
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from tokenmerge.spec.vit_config import ViTConfig
-from tokenmerge.spec.vit_steps import Step, steps
+from tokenmerge.spec.shared.vit_config import ViTConfig
+from tokenmerge.spec.shared.vit_steps import Step, steps
 
 
 class BlockFlops(NamedTuple):
@@ -72,7 +72,7 @@ def flops(config: ViTConfig) -> Flops:
     Raises:
         ValueError: a configuration that contradicts itself.
 
-    >>> from tokenmerge.spec.vit_config import ToMeMerging
+    >>> from tokenmerge.spec.shared.vit_config import ToMeMerging
     >>> flops(ViTConfig()).total, flops(ViTConfig(merging=ToMeMerging(r=16))).total
     (17563828224, 8774680064)
     """

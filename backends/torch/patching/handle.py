@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from tokenmerge.backends.torch.patch.ats import SampledForward
-from tokenmerge.backends.torch.patch.families import CannotPatch
-from tokenmerge.backends.torch.patch.hooks import Enter, Hook, Patch
-from tokenmerge.backends.torch.patch.state import Last
-from tokenmerge.backends.torch.patch.tome import R, ToMePatch
+from tokenmerge.backends.torch.patching.ats import SampledForward
+from tokenmerge.backends.torch.patching.families import CannotPatch
+from tokenmerge.backends.torch.patching.hooks import Enter, Hook, Patch
+from tokenmerge.backends.torch.patching.state import Last
+from tokenmerge.backends.torch.patching.tome import R, ToMePatch
 from tokenmerge.backends.torch.plan import Plan, compose_layers
 
 Tensor = torch.Tensor

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from tokenmerge.backends.torch.patch.ats import attend
-from tokenmerge.backends.torch.patch.families import Attention, Block, CannotPatch, Network, describe, method_name
-from tokenmerge.backends.torch.patch.hooks import Patch
-from tokenmerge.backends.torch.patch.pooling import AttentionPool, TimmPool
-from tokenmerge.backends.torch.patch.tome import mean_key
+from tokenmerge.backends.torch.patching.ats import attend
+from tokenmerge.backends.torch.patching.families import Attention, Block, CannotPatch, Network, describe, method_name
+from tokenmerge.backends.torch.patching.hooks import Patch
+from tokenmerge.backends.torch.patching.pooling import AttentionPool, TimmPool
+from tokenmerge.backends.torch.patching.tome import mean_key
 from tokenmerge.backends.torch.plan import SelectionPlan
 
 Tensor = torch.Tensor

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 if TYPE_CHECKING:
-    from tokenmerge.backends.torch.patch.hooks import Patch
+    from tokenmerge.backends.torch.patching.hooks import Patch
 
 Tensor = torch.Tensor
 Entry = TypeVar("Entry")

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from tokenmerge.spec import arguments
-from tokenmerge.spec.schedule import ltm_tokens_out
+from tokenmerge.spec.shared import arguments
+from tokenmerge.spec.shared.schedule import ltm_tokens_out
 
 Shape = tuple[int, ...]
 

@@ -1,0 +1,1 @@
+"""What backends may import: argument checks, shapes, schedules and configurations. No arrays are computed here."""

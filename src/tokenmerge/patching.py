@@ -1,0 +1,35 @@
+"""`tokenmerge.patch`: token merging in a model that exists. The framework is loaded when it is called, not before."""
+
+from __future__ import annotations
+
+from typing import Any
+
+__all__ = ["patch"]
+
+
+def patch(model: Any, name: str, **options: Any) -> Any:
+    """Merge tokens in a model that exists: `tokenmerge.backends.torch.patch`, which says what the options are.
+
+    Args:
+        model: a timm or Hugging Face vision transformer in PyTorch, or a module that holds exactly one.
+        name: "tome", "ats", "patch_merger" or "ltm".
+        **options: of the merger, such as `r=16`.
+
+    Returns:
+        The handle: plans, `r`, `remove()`; a context manager.
+
+    Raises:
+        TypeError, ValueError: an unknown name or option, a value out of range, or a model that cannot be patched. The
+            model is as it was.
+        ImportError: PyTorch is not installed.
+
+    >>> import torch, timm
+    >>> from tokenmerge import patch
+    >>> model = timm.create_model("vit_tiny_patch16_224", img_size=64, depth=2).eval()
+    >>> with patch(model, "tome", r=4):
+    ...     model.forward_features(torch.zeros(1, 3, 64, 64)).shape
+    torch.Size([1, 9, 192])
+    """
+    from tokenmerge.backends import get_backend
+
+    return get_backend("torch").patch(model, name, **options)

@@ -1,0 +1,1 @@
+"""What several commands draw with: photographs, panels and the groups of patches."""

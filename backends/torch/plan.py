@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 import torch
 
-from tokenmerge.backends.torch import kernels
+from tokenmerge.backends.torch import exported, kernels
 from tokenmerge.backends.torch.gathers import gather_or_zero, gather_rows, or_last
-from tokenmerge.backends.torch.precision import matmul, reads_at_once, safe_divide, working_dtype
+from tokenmerge.backends.torch.precision import exporting, matmul, reads_at_once, safe_divide, working_dtype
 from tokenmerge.backends.torch.pytrees import register
 from tokenmerge.backends.torch.segments import mean_rows, sum_rows
 from tokenmerge.spec.shared.arguments import check_composable
@@ -157,11 +157,21 @@ class PartitionPlan(Plan):
         self._check_merge(x, size)
         return self.merge_checked(x, size)
 
-    def merge_checked(self, x: Tensor, size: Tensor | None, complete: bool = False) -> tuple[Tensor, Tensor]:
-        """`merge_both` of arguments that are looked at already; `complete`: no token is dropped."""
+    def merge_checked(
+        self, x: Tensor, size: Tensor | None, complete: bool = False, positive: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """`merge_both` of arguments that are looked at already.
+
+        Args:
+            complete: no token is dropped. positive: no size is zero.
+        """
         sizes = self._as_fine(size, working_dtype(x))
         if kernels.usable(x):
             return kernels.merge(x, sizes, self.assignment, self.num_tokens_out)
+        if exporting() and self.num_tokens_in < exported.WIDE:
+            values, whole = x.to(sizes.dtype), complete and (size is None or positive)
+            merged, total = exported.merge(values, sizes, self.assignment, self.num_tokens_out, whole)
+            return merged.to(x.dtype), total
         (b, _, c), p = x.shape, self.num_tokens_out
         values = x.to(sizes.dtype).flatten(0, 1)
         if reads_at_once(x) and reads_at_once(sizes):
@@ -212,6 +222,8 @@ class PartitionPlan(Plan):
         b, slots = self._batch, self.num_tokens_out
         if kernels.usable(size):  # which adds in the same order every time
             return kernels.merge(size[:, :, None][:, :, :0], size, self.assignment, slots)[1]
+        if exporting():
+            return exported.sum_sizes(size, self.assignment, slots)
         return size.new_zeros(b * slots + 1).index_add_(0, place, size.reshape(-1))[:-1].reshape(b, slots)
 
 

@@ -64,6 +64,8 @@ def safe_divide(numerator: Tensor, denominator: Tensor) -> Tensor:
 
 def safe_log(values: Tensor) -> Tensor:
     """`log values`, and -inf with gradient 0 where a value is 0."""
+    if exporting():  # and nobody asks for a gradient
+        return torch.log(values)
     zero = values == 0
     return torch.where(zero, -torch.inf, torch.log(torch.where(zero, 1, values)))
 
@@ -79,6 +81,11 @@ def is_recorded(*tensors: Tensor) -> bool:
     if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
         return True
     return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+
+
+def exporting() -> bool:
+    """Whether `torch.export` looks at this, for a runtime that may not be PyTorch."""
+    return torch.compiler.is_compiling() and torch.compiler.is_exporting()
 
 
 def reads_at_once(tensor: Tensor) -> bool:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import torch
 
-from tokenmerge.backends.torch.precision import reads_at_once
+from tokenmerge.backends.torch import exported
+from tokenmerge.backends.torch.precision import exporting, reads_at_once
 
 Tensor = torch.Tensor
 
@@ -44,6 +45,8 @@ def descending(values: Tensor) -> Tensor:
     >>> descending(torch.tensor([[0.0, 2.0, -0.0, 2.0]]))
     tensor([[1, 3, 0, 2]])
     """
+    if exporting():
+        return exported.order_of(exported.ranks(values))
     if not reads_at_once(values):  # the sort of the CPU compares; radix sorts can tell 0 from -0
         values = torch.where(values == 0, 0, values)
     return torch.argsort(values, dim=-1, descending=True, stable=True)
@@ -69,6 +72,8 @@ def true_first(flags: Tensor) -> Tensor:
     >>> true_first(torch.tensor([[False, True, False, True]]))
     tensor([[1, 3, 0, 2]])
     """
+    if exporting():
+        return exported.true_first(flags)
     return torch.argsort((~flags).to(torch.uint8), dim=-1, stable=True)
 
 

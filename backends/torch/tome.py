@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import torch
 
-from tokenmerge.backends.torch import kernels
+from tokenmerge.backends.torch import exported, kernels
 from tokenmerge.backends.torch.gathers import gather_rows
 from tokenmerge.backends.torch.matching import best_pairs, nearest
 from tokenmerge.backends.torch.merger import Merger
 from tokenmerge.backends.torch.plan import PartitionPlan, check
-from tokenmerge.backends.torch.precision import reads_at_once, working_dtype
+from tokenmerge.backends.torch.precision import exporting, reads_at_once, working_dtype
 from tokenmerge.backends.torch.ties import descending, inverse, true_first
 from tokenmerge.spec.shared import arguments
 from tokenmerge.spec.shared.merged import Merged
@@ -40,6 +40,8 @@ def normalize(metric: Tensor) -> Tensor:
     m = metric.to(working_dtype(metric)).contiguous()
     if m.numel() == 0:
         return m
+    if exporting():
+        return exported.normalize(m)
     if reads_at_once(m):
         norm = torch.linalg.vector_norm(m, dim=-1, keepdim=True)
         least, most = norm.aminmax()
@@ -130,6 +132,8 @@ def _bipartite(
         return kernels.bipartite(m, count, r, protected, order)
     # protected tokens are in neither set; the others keep the parity of their position in the whole sequence
     set_a, set_b = slice(protected + protected % 2, n, 2), slice(protected + 1 - protected % 2, n, 2)
+    if exporting():
+        return exported.bipartite(m, most_removed, (set_a, set_b), protected, order, count)
     mergeable = None
     if count is not None:
         position = torch.arange(n, device=m.device)

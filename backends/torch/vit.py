@@ -149,7 +149,7 @@ class ViT(nn.Module):
         """Patches row by row, tokens in front, position embedding: `(B,N,C)`."""
         x = self.patch_embed(images)
         names = ("cls_token", "dist_token", "reg_token")
-        first = [getattr(self, name).expand(len(x), -1, -1) for name in names if hasattr(self, name)]
+        first = [getattr(self, name).expand(x.shape[0], -1, -1) for name in names if hasattr(self, name)]
         if self.config.no_embed_class:
             x = x + self.pos_embed
         x = torch.cat([*first, x], dim=1) if first else x
@@ -321,7 +321,8 @@ def merge_sum(
         made = kernels.merge_normalized(x, size, plan.assignment, plan.num_tokens_out, branch, norm)
         if made is not None:
             return made
-    x, size = plan.merge_both(x + branch, size)
+    positive = plan.mask is None  # sizes began as ones
+    x, size = plan.merge_checked(x + branch, size, complete=positive, positive=positive)
     return x, size, norm(x)
 
 

@@ -14,10 +14,8 @@ from functools import cache, partial
 from typing import Any
 
 import numpy as np
-import onnx_ir
 import onnxruntime
 import torch
-from onnxscript import opset18 as op
 from torch.func import functional_call
 
 from tokenmerge.backends import numpy as numpy_backend
@@ -33,15 +31,6 @@ DTYPES = ("float32",)
 COMPILES = True
 devices, from_numpy, to_numpy = numpy_backend.devices, numpy_backend.from_numpy, numpy_backend.to_numpy
 compose = numpy_backend.compose
-
-
-def stable_sort(values: Any, *, dim: int = -1, descending: bool = False, stable: bool = True) -> Any:
-    """`aten::sort.stable`, which the exporter does not know: a TopK of all entries; equal ones keep their order."""
-    all_of_them = op.Constant(value_ints=[values.shape[dim]])
-    # ONNX Runtime sorts no bytes
-    sortable = op.Cast(values, to=onnx_ir.DataType.INT32) if values.dtype == onnx_ir.DataType.UINT8 else values
-    ranked, indices = op.TopK(sortable, all_of_them, axis=dim, largest=int(descending), sorted=1)
-    return op.CastLike(ranked, values), indices
 
 
 class Graph(torch.nn.Module):
@@ -82,7 +71,6 @@ def model(merger: str, options: tuple[tuple[str, Any], ...], shapes: Shapes) -> 
         input_names=names,
         dynamic_shapes=(tuple(axes),),
         dynamo=True,
-        custom_translation_table={torch.ops.aten.sort.stable: stable_sort},
         optimize=False,  # ONNX Runtime does that itself when it loads the model
         verbose=False,
     )

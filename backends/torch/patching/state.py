@@ -10,7 +10,7 @@ import threading
 import torch
 from torch import nn
 
-from tokenmerge.backends.torch.plan import DensePlan, Plan
+from tokenmerge.backends.torch.plan import DensePlan, PartitionPlan, Plan
 from tokenmerge.backends.torch.precision import working_dtype
 
 Tensor = torch.Tensor
@@ -66,7 +66,10 @@ class Call:
         """`W x`; sizes and mask go along."""
         size = x.new_ones(x.shape[:2], dtype=working_dtype(x)) if self.size is None else self.size
         self.plans[-1], self.sizes[-1] = plan, self.size
-        merged, self.size = plan.merge_both(x, size)
+        if isinstance(plan, PartitionPlan):  # sizes began as ones
+            merged, self.size = plan.merge_checked(x, size, self.mask is None, self.mask is None)
+        else:
+            merged, self.size = plan.merge_both(x, size)
         self.mask = plan.mask
         return merged
 

@@ -1,0 +1,118 @@
+"""Whole networks as ONNX models, by the exporter as it is: no table of ours, few nodes, any batch, the same logits."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+from tokenmerge import ATSMerging, LTMMerging, PatchMergerMerging, ToMeMerging, ViTConfig, get_vit, patch
+
+torch = pytest.importorskip("torch")
+ort = pytest.importorskip("onnxruntime")
+timm = pytest.importorskip("timm")
+
+SMALL = dict(image_size=32, patch_size=4, dim=24, depth=3, heads=3, num_classes=5)
+OURS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "tome": {"merging": ToMeMerging(r=7)},
+    "tome, by position": {"merging": ToMeMerging(r=7, order="positional")},
+    "tome, by score": {"merging": ToMeMerging(r=7, order="score")},
+    "ats": {"merging": ATSMerging((30, 20))},
+    "ats, then tome": {"merging": {0: ATSMerging((30,)), 1: ToMeMerging(r=7)}},
+    "patch_merger": {"merging": PatchMergerMerging(num_tokens_out=6), "pool": "mean", "class_token": False},
+    "ltm": {"merging": LTMMerging(0.7)},
+}
+PATCHED: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "tome": {"r": 4},
+    "ats": {"max_tokens": (14, 12, 8)},
+    "patch_merger": {"num_tokens_out": 6},
+    "ltm": {"compression_ratio": 0.7},
+}
+NODES_OF_A_BLOCK = 45  # most that a merge adds to a block of a model of timm
+
+
+def exported(model: Any, image: Any) -> onnx.ModelProto:
+    program = torch.onnx.export(
+        model, (image,), dynamo=True, dynamic_shapes=({0: torch.export.Dim("batch")},), verbose=False
+    )
+    return program.model_proto
+
+
+def check(model: Any, made: onnx.ModelProto, shape: tuple[int, ...]) -> None:
+    """The model in ONNX Runtime gives eager logits for three sizes of the batch, within what float32 rounding does."""
+    session = ort.InferenceSession(made.SerializeToString(), providers=["CPUExecutionProvider"])
+    exact = model.double()
+    for batch in (1, 2, 5):
+        images = torch.randn(batch, *shape, generator=torch.Generator().manual_seed(batch))
+        (got, *_) = session.run(None, {session.get_inputs()[0].name: images.numpy()})
+        with torch.no_grad():
+            want = exact(images.double())
+            own = model.float()(images)
+            exact = model.double()
+        want, own = (out if isinstance(out, torch.Tensor) else out.logits for out in (want, own))
+        budget = 16 * max((own - want).abs().max().item(), np.finfo(np.float32).eps * want.abs().max().item())
+        assert abs(got - want.numpy()).max() <= budget
+
+
+@functools.cache
+def ours(name: str) -> onnx.ModelProto:
+    torch.manual_seed(0)
+    return exported(get_vit(ViTConfig(**SMALL, **OURS[name]), backend="torch").eval(), torch.zeros(2, 3, 32, 32))
+
+
+def timm_model(name: str) -> Any:
+    torch.manual_seed(0)
+    pooling = {"class_token": False, "global_pool": "avg"} if name == "patch_merger" else {}
+    model = timm.create_model("vit_tiny_patch16_224", img_size=80, depth=3, num_classes=5, **pooling).eval()
+    if name != "plain":
+        patch(model, name, **PATCHED[name])
+    return model
+
+
+@functools.cache
+def patched(name: str) -> onnx.ModelProto:
+    return exported(timm_model(name), torch.zeros(2, 3, 80, 80))
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_our_network_in_onnx_runtime(name: str) -> None:
+    torch.manual_seed(0)
+    model = get_vit(ViTConfig(**SMALL, **OURS[name]), backend="torch").eval()
+    check(model, ours(name), (3, 32, 32))
+
+
+@pytest.mark.parametrize("name", PATCHED)
+def test_a_patched_model_in_onnx_runtime(name: str) -> None:
+    check(timm_model(name), patched(name), (3, 80, 80))
+
+
+@pytest.mark.parametrize("name", ["tome", "patch_merger", "ltm"])
+def test_a_merge_adds_few_nodes(name: str) -> None:
+    blocks = 1 if name == "patch_merger" else 3
+    more = len(patched(name).graph.node) - len(patched("plain").graph.node)
+    assert more <= NODES_OF_A_BLOCK * blocks
+
+
+@pytest.mark.parametrize("name", PATCHED)
+def test_every_runtime_has_the_operators(name: str) -> None:
+    made = patched(name)
+    assert not made.functions
+    assert {node.domain for node in made.graph.node} == {""}
+    types = {value.type.tensor_type.elem_type for value in made.graph.value_info}
+    assert onnx.TensorProto.DOUBLE not in types
+
+
+def test_ties_go_to_the_lower_index_in_the_exported_program() -> None:
+    """Equal tokens everywhere: every runtime of the program has to decide as eager PyTorch does."""
+    from tokenmerge import get_merger
+
+    for order in ("grouped", "positional", "score"):
+        merger = get_merger("tome", backend="torch", r=5, protected=1, order=order)
+        x = torch.ones(2, 17, 8)
+        program = torch.export.export(merger, (x,)).module()
+        assert torch.equal(program(x).plan.assignment, merger(x).plan.assignment)

@@ -73,6 +73,8 @@ def _certify_sample(case: Case, outcome: Outcome, i: int) -> list[Finding]:
         probability = significance / (significance.sum(axis=0, keepdims=True) + 1e-6)
         perturbed = -((probability + 1e-6).log()[None] + noise)
         return [*found, _covers(i, perturbed, mask[1:], chosen, "ATS-6", score)]
+    if config["sampling"] == "released":
+        return [*found, _certify_released(i, significance, mask[1:], chosen, k, score)]
 
     rules: tuple[str, ...] = ("ATS-4", "ATS-5", score)
     if inputs["attn"].value.ndim == 3:
@@ -89,11 +91,50 @@ def _certify_sample(case: Case, outcome: Outcome, i: int) -> list[Finding]:
     return [*found, _covers(i, distance, eligible, chosen, *rules)]
 
 
-def _covers(i: int, cost: Rounded, eligible: Array, chosen: Array, *rules: str) -> Finding:
-    """The chosen tokens are what you get if each row takes one of its cheapest tokens, within rounding.
+def _certify_released(i: int, significance: Rounded, real: Array, chosen: Array, k: int, score: str) -> Finding:
+    """Sample points choose places in the sorting; a token may stand in every place that rounding can bring it to."""
+    rules: tuple[str, ...] = ("ATS-10", score)
+    if significance.value.sum() == 0:
+        significance, rules = Rounded.exact(real * 1.0, significance.dtype), ("ATS-3", *rules)
+    tokens = np.flatnonzero(real)
+    if len(tokens) == 0:
+        return exactly(f"chosen tokens[{i}]", chosen.astype(int), np.zeros(0, int), "ATS-7")
+    if len(tokens) == 1:
+        return exactly(f"chosen tokens[{i}]", chosen.astype(int), tokens, *rules)
+    cost, stands = released_points(significance[tokens], k)
+    needed, best = _budgets(cost, np.ones(len(tokens), bool))
+    own = stands[np.searchsorted(tokens, chosen)]
+    needed = np.where(own, needed[:, None, :], np.inf).min(axis=2)
+    ranking = np.argsort(significance.value[tokens], kind="stable")
+    return _covered(i, needed, tokens[ranking[best]], chosen, *rules)
 
-    That is so if every row may have taken one of them and every one of them may have been taken by some row.
+
+def released_points(significance: Rounded, k: int) -> tuple[Rounded, Array]:
+    """Distance `(K,n)` of every sample point to every place in ascending order, and `(n,n)` where tokens may stand.
+
+    There are at least two tokens: a single one has no running sum to scale.
     """
+    n, dtype = len(significance.value), significance.dtype
+    error, place = np.broadcast_to(significance.error, (n,)), np.arange(n)
+    equal = (error[:, None] + error == 0) & (significance.value[:, None] == significance.value)
+    before = (significance.high[:, None] < significance.low) | (equal & (place[:, None] < place))
+    stands = (before.sum(axis=0)[:, None] <= place) & (place <= n - 1 - before.sum(axis=1)[:, None])
+    # what stands in a place is as uncertain as the most uncertain token that may stand there
+    errors = np.where(stands, error[:, None], 0).max(axis=0)
+    ordered = Rounded(np.sort(significance.value), errors, dtype)
+    cdf = (ordered / ordered.sum(axis=0, keepdims=True)).cumsum()
+    cdf = cdf - cdf[:1]
+    scaled, one = cdf / cdf[-1:], Rounded.exact(np.ones(1), dtype)
+    points = one[None, :]
+    if k > 1:
+        start = scaled[[int((scaled.value > 0).argmax())]]
+        points = start[None, :] + Rounded.exact(np.arange(k)[:, None], dtype) * (one - start)[None, :] / float(k - 1)
+    distance = scaled[None, :] - points
+    return Rounded(np.abs(distance.value), distance.error, dtype), stands
+
+
+def _covers(i: int, cost: Rounded, eligible: Array, chosen: Array, *rules: str) -> Finding:
+    """The chosen tokens are what you get if each row takes one of its cheapest tokens, within rounding."""
     what = f"chosen tokens[{i}]"
     if not eligible.any():
         return exactly(what, chosen.astype(int), np.zeros(0, int), "ATS-7")
@@ -101,13 +142,23 @@ def _covers(i: int, cost: Rounded, eligible: Array, chosen: Array, *rules: str) 
     if len(wrong):
         message = f"indices[{i}] hold token {1 + wrong[0]}, which has score 0 and can never be chosen"
         return Finding(what, np.inf, ("ATS-5", "ATS-7"), message)
-    # how much of its budget each token needs to be the cheapest of each row
+    needed, best = _budgets(cost, eligible)
+    return _covered(i, needed[:, chosen], best, chosen, *rules)
+
+
+def _budgets(cost: Rounded, eligible: Array) -> tuple[Array, Array]:
+    """How much of its budget every column needs to be the cheapest of every row, and which is."""
     value = np.where(eligible, cost.value, np.inf)
     best = value.argmin(axis=1)
     row = np.arange(len(value))
     short = value - value[row, best][:, None]
     allowed = cost.error + cost.error[row, best][:, None]
-    needed = np.where(short > 0, short / allowed, 0.0)[:, chosen]
+    return np.where(short > 0, short / allowed, 0.0), best
+
+
+def _covered(i: int, needed: Array, best: Array, chosen: Array, *rules: str) -> Finding:
+    """Every row may have taken one of the chosen tokens, and every one of them may have been taken by some row."""
+    what = f"chosen tokens[{i}]"
     by_row = needed.min(axis=1, initial=np.inf)
     by_token = needed.min(axis=0, initial=np.inf)
     worst = max(by_row.max(initial=0.0), by_token.max(initial=0.0))

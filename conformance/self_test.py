@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -123,6 +123,17 @@ def run_self_test(level: str = "ci", seed: int | None = None, mergers: tuple[str
         check_choice("conformance", "merger", merger, MERGERS)
     console = Console()
     mutants = [mutant for mutant in _installed() if not mergers or set(mergers) & set(mutant.mergers)]
+    status = kill_all(console, mutants, level, seed)
+    available = {mutant.backend for mutant in _installed()}
+    missing = sorted({mutant.backend for mutant in MUTANTS.values()} - available)
+    for backend in missing:
+        left_out = sum(mutant.backend == backend for mutant in MUTANTS.values())
+        console.print(f"{left_out} mutants of {backend} left out: it is not installed", highlight=False)
+    return status
+
+
+def kill_all(console: Console, mutants: Sequence[Mutant], level: str = "ci", seed: int | None = None) -> int:
+    """Run the suite on mutants, with a bar on stderr, and print the table; 0 if all were killed and named, or 1."""
     kills: list[Kill] = []
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
@@ -132,11 +143,6 @@ def run_self_test(level: str = "ci", seed: int | None = None, mergers: tuple[str
             kills.append(kill(mutant, level, seed))
             progress.advance(task)
     print_kill_table(console, kills)
-    available = {mutant.backend for mutant in _installed()}
-    missing = sorted({mutant.backend for mutant in MUTANTS.values()} - available)
-    for backend in missing:
-        left_out = sum(mutant.backend == backend for mutant in MUTANTS.values())
-        console.print(f"{left_out} mutants of {backend} left out: it is not installed", highlight=False)
     return int(not all(each.named for each in kills))
 
 

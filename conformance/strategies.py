@@ -215,7 +215,7 @@ def ats(draw: Draw, kind: str, shape: tuple[int, int], mask: Array | None, choic
     b, n = shape
     k, heads = choice["max_tokens"], choice["heads"]
     config: dict[str, Any] = {"max_tokens": k, "score": choice["score"]}
-    random = choice["random"] if kind != "exact" else None
+    random = choice["random"] if kind != "exact" or choice["random"] == "released" else None
     rng = np.random.default_rng(draw(seeds, label="seed of attention and values"))
     if kind == "exact":
         row, value = _dyadic_attention(rng, (b, heads, n), mask), rng.choice([-1.0, 1.0], (b, heads, n, CHANNELS))
@@ -235,6 +235,8 @@ def ats(draw: Draw, kind: str, shape: tuple[int, int], mask: Array | None, choic
     if random == "noise":
         config["sampling"] = "gumbel"
         inputs["noise"] = rng.gumbel(size=(b, k, max(n - 1, 0)))
+    elif random == "released":
+        config["sampling"] = "released"
     elif random == "uniforms":
         inputs["uniforms"] = rng.random((b, k))
     return Case("ats", config, inputs)
@@ -303,7 +305,7 @@ SPACES: dict[str, dict[str, tuple[Any, ...]]] = {
     "ats": {
         "max_tokens": (4, 7, 1, 64),
         "score": ("per_head", "concat"),
-        "random": (None, "uniforms", "noise"),
+        "random": (None, "uniforms", "noise", "released"),
         "heads": (1, 4),
         "whole attention matrix": (False, True),
     },

@@ -17,7 +17,7 @@ from tokenmerge.spec.shared.schedule import kth_tokens_out, kth_width, tokens_re
 Array = np.ndarray[Any, Any]
 ORDER = {"grouped": "TOME-7", "positional": "TOME-8", "score": "TOME-9"}
 SPECIAL = {"bipartite": (), "kth": ("TOME-10",), "random": ("TOME-11",)}
-COUNT = {"bipartite": ("TOME-1",), "kth": ("TOME-10",), "random": ("TOME-1", "TOME-11")}
+COUNT = {"bipartite": ("TOME-1",), "kth": ("TOME-10",), "random": ("TOME-11", "TOME-1")}
 
 
 def normalize(metric: Rounded) -> Rounded:
@@ -94,7 +94,7 @@ class _Sample:
         found.append(exactly(f"slots in use[{self.i}]", filled.astype(int), np.arange(used), *self.count))
         if any(not each.ok for each in found):
             return found
-        if self.matching != "kth" and tokens_removed(self.n, self.r, self.protected) == 0:
+        if self.matching != "kth" and tokens_removed(self.n, self.r, self.protected, self.matching) == 0:
             return [*found, self._layout(np.arange(self.n), "TOME-1")]
         return [*found, *{"bipartite": self._bipartite, "kth": self._kth, "random": self._random}[self.matching]()]
 
@@ -103,8 +103,8 @@ class _Sample:
         if self.matching == "kth":
             width = kth_width if self.padded else kth_tokens_out
             return kth_tokens_out(self.n, self.k, self.protected), width(self.all, self.k, self.protected)
-        removed = tokens_removed(self.n, self.r, self.protected)
-        return self.n - removed, self.all - tokens_removed(self.all, self.r, self.protected)
+        removed = tokens_removed(self.n, self.r, self.protected, self.matching)
+        return self.n - removed, self.all - tokens_removed(self.all, self.r, self.protected, self.matching)
 
     def _protected(self) -> list[Finding]:
         """Protected tokens are in front, each alone in its slot."""
@@ -123,7 +123,7 @@ class _Sample:
         layout = self._laid_out(a, b)
         if not layout.ok and self._laid_out(b, a).ok:
             return [replace(layout, rules=("TOME-3",))]  # as if odd tokens had looked for even ones
-        removed = tokens_removed(self.n, self.r, self.protected)
+        removed = tokens_removed(self.n, self.r, self.protected, self.matching)
         count = exactly(f"even tokens merged into odd ones[{self.i}]", len(merged), removed, "TOME-3")
         if not count.ok:
             return [count]
@@ -170,7 +170,7 @@ class _Sample:
         return self._receivers(sources, kept, survivors)
 
     def _random(self) -> list[Finding]:
-        removed = tokens_removed(self.n, self.r, self.protected)
+        removed = tokens_removed(self.n, self.r, self.protected, self.matching)
         shuffled = self.permutation[self.permutation >= self.protected]
         sources, remaining = shuffled[:removed], shuffled[removed:]
         return self._receivers(sources, remaining, [*range(self.protected), *remaining])

@@ -15,6 +15,9 @@ Rules:
     ATS-8: The class token comes first, then every chosen token once, ascending, then padding (index 0, mask False),
         in 1 + min(K, N - 1) slots.
     ATS-9: Only the class token's row of the attention matters.
+    ATS-10: Sampling "released" sorts the real tokens by ascending score, ties to the lower index, and scales their
+        running sum to go from 0 to 1; each of K points, evenly spaced from its smallest positive entry to 1 (a single
+        one is 1), chooses the token whose entry is nearest, ties to the one that comes first in the sorting.
 """
 
 from __future__ import annotations
@@ -77,13 +80,16 @@ def plan(
     "inverse_transform": `cdf` is the running sum of `score / sum(score)` in token order; each sample point
     `u_k = (2k-1)/(2K)` chooses the token whose `cdf` is nearest. Tokens with score 0 are never chosen.
     "gumbel": `argmax_j(log(score_j / (sum(score) + 1e-6) + 1e-6) + noise[k,j])` for every `k`.
+    "released" (the released code): the real tokens by ascending score; `c` is the running sum of `score / sum(score)`
+    in that order, `c = (c - min c) / (max c - min c)`; `K` points evenly spaced from the smallest `c > 0` to 1 choose
+    the token whose `c` is nearest. The lowest-scored token is never chosen, unless it is the only one.
 
     Args:
         attn: `(H,N,N)` after softmax, or the class row alone `(H,N)`. Token 0 is the class token.
         value: `(H,N,d)`.
         max_tokens: K >= 1, the class token not counted.
         score: "per_head" or "concat", see `scores`.
-        sampling: "inverse_transform" or "gumbel".
+        sampling: "inverse_transform", "gumbel" or "released".
         mask: `(N,)` bool, True where a token is real; masked tokens score 0 and are never chosen.
         uniforms: `(K,)` in [0, 1], the sample points in place of `u_k`; with "inverse_transform" only.
         noise: `(K,N-1)`, standard Gumbel noise; with "gumbel" only, and there it must be given.
@@ -112,6 +118,8 @@ def plan(
     real = np.ones(others, bool) if mask is None else mask[1:]
     if noise is not None:
         chosen = _gumbel(significance, real, noise)
+    elif sampling == "released":
+        chosen = _released(significance, real, max_tokens)
     else:
         points = (2 * np.arange(1, max_tokens + 1) - 1) / (2 * max_tokens) if uniforms is None else uniforms
         chosen = _inverse_transform(significance, real, points.astype(significance.dtype))
@@ -142,3 +150,20 @@ def _gumbel(significance: Array, real: Array, noise: Array) -> list[int]:
     probability = significance / (significance.sum() + 1e-6)
     perturbed = np.where(real, np.log(probability + 1e-6) + noise.astype(significance.dtype), -np.inf)
     return [int(row.argmax()) for row in perturbed]
+
+
+def _released(significance: Array, real: Array, max_tokens: int) -> list[int]:
+    tokens = np.flatnonzero(real)
+    if len(tokens) == 0:
+        return []
+    if significance.sum() == 0:
+        significance = real.astype(significance.dtype)
+    ranking = tokens[np.argsort(significance[tokens], kind="stable")]
+    c = np.cumsum(significance[ranking] / significance.sum())
+    c = c - c[0]
+    first, last = c[c > 0].min(initial=c[-1]), c[-1]
+    # Points and entries are compared without the two divisions, by max c - min c and by K - 1: where scores are exact,
+    # so is this, and ties are ties.
+    steps, whole = (np.arange(max_tokens), max_tokens - 1) if max_tokens > 1 else (np.ones(1, int), 1)
+    distance = np.abs(whole * (c - first) - steps[:, None] * (last - first))
+    return [int(ranking[row.argmin()]) for row in distance.astype(c.dtype)]

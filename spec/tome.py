@@ -4,7 +4,8 @@ Tokens at even positions (A) each look for their most similar token at an odd po
 are merged. The plan is a partition: the merged token is the size-weighted mean of its group.
 
 Rules:
-    TOME-1: r_eff = max(0, min(r, (N - protected) // 2)) tokens are removed; if it is 0 the plan is the identity.
+    TOME-1: r_eff tokens are removed, max(0, min(r, (N - protected) // 2)) in bipartite matching; if it is 0 the plan
+        is the identity.
     TOME-2: Similarity is the cosine; a vector without a direction (zero, or not finite) has similarity 0 with
         everything, and squares never leave the range of the dtype.
     TOME-3: Tokens at even positions look for a partner among the tokens at odd positions.
@@ -17,8 +18,8 @@ Rules:
         tokens by position.
     TOME-10: Matching "kth": the last token of each run of k is kept and receives the other k - 1 by similarity; the
         tail of n mod k tokens stays, at the end.
-    TOME-11: Matching "random": the first r_eff tokens of the permutation go to the most similar of the others,
-        which keep the permutation's order; ties go to the one that comes first there.
+    TOME-11: Matching "random": the first r_eff = max(0, min(r, N - protected - 1)) tokens of the permutation go to
+        the most similar of the others, which keep the permutation's order; ties go to the one that comes first there.
     TOME-12: In a padded batch the real tokens of a sample are treated as if they were alone; padding goes nowhere
         (-1) and the result is padded on the right.
 """
@@ -77,8 +78,8 @@ def plan(
 
     Args:
         metric: `(N,D)` floating point, what similarity is measured on; in a ViT block the keys averaged over heads.
-        r: tokens to remove, >= 0; really removed are `r_eff = max(0, min(r, (N - protected) // 2))`. Not read by
-            "kth".
+        r: tokens to remove, >= 0; really removed are `r_eff = max(0, min(r, (N - protected) // 2))`, with "random"
+            `max(0, min(r, N - protected - 1))`. Not read by "kth".
         protected: leading tokens that never merge and never receive; at most N.
         order: output order of bipartite matching: "grouped" (protected tokens, unmerged A, B, each ascending),
             "positional" (every surviving token ascending) or "score" (as grouped, A by descending similarity).
@@ -115,13 +116,13 @@ def plan(
     else:
         place = {token: rank for rank, token in enumerate(real)}
         among_real = np.array([place[token] for token in permutation if token in place], int)
-        groups = _random(m, tokens_removed(len(real), r, protected), protected, among_real)
+        groups = _random(m, tokens_removed(len(real), r, protected, matching), protected, among_real)
     if mask is None:
         return PartitionPlan(groups, _slots_used(groups))
 
     assignment = np.full(n, -1)
     assignment[real] = groups
-    width = kth_width(n, k, protected) if matching == "kth" else n - tokens_removed(n, r, protected)
+    width = kth_width(n, k, protected) if matching == "kth" else n - tokens_removed(n, r, protected, matching)
     return PartitionPlan(assignment, width, np.arange(width) < _slots_used(groups))
 
 

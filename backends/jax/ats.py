@@ -77,7 +77,7 @@ def plan(
         value: `(B,H,N,d)`.
         max_tokens: K >= 1, the class token not counted.
         score: "per_head" or "concat".
-        sampling: "inverse_transform" or "gumbel".
+        sampling: "inverse_transform", "gumbel" or "released".
         mask: `(B,N)` bool, True where a token is real.
         uniforms: `(B,K)` sample points, with "inverse_transform" only; None for `(2k-1)/(2K)`.
         noise: `(B,K,N-1)` standard Gumbel noise, with "gumbel" only.
@@ -96,10 +96,10 @@ def plan(
     _, n, _ = check.ats(attn, value, mask, uniforms, noise, max_tokens, sampling)
     row = _class_row(attn) if n else attn
     arrays = jax.lax.stop_gradient((row, value, mask, uniforms, noise))
-    return _plan(*arrays, max_tokens=max_tokens, score=score)
+    return _plan(*arrays, max_tokens=max_tokens, score=score, sampling=sampling)
 
 
-@partial(jax.jit, static_argnames=("max_tokens", "score"))
+@partial(jax.jit, static_argnames=("max_tokens", "score", "sampling"))
 def _plan(
     row: Array,
     value: Array,
@@ -108,6 +108,7 @@ def _plan(
     noise: Array | None,
     max_tokens: int,
     score: str,
+    sampling: str,
 ) -> SelectionPlan:
     b, n = value.shape[0], value.shape[2]
     others = max(n - 1, 0)
@@ -118,6 +119,8 @@ def _plan(
         real = jnp.ones((b, others), bool) if mask is None else mask[:, 1:]
         if noise is not None:
             sampled = _gumbel(significance, real, noise)
+        elif sampling == "released":
+            sampled = _released(significance, real, max_tokens)
         else:
             points = np.arange(1, 2 * max_tokens, 2)[None] / (2 * max_tokens) if uniforms is None else uniforms
             sampled = _inverse_transform(significance, real, jnp.asarray(points, significance.dtype))
@@ -136,18 +139,42 @@ def _class_row(attn: Array) -> Array:
 
 def _inverse_transform(significance: Array, real: Array, points: Array) -> Array:
     """`(B,N-1)` bool: the token whose cumulated share is nearest to one of the points."""
-    total = jnp.sum(significance, axis=1, keepdims=True)
-    significance = jnp.where(total == 0, real.astype(significance.dtype), significance)
+    significance = _or_uniform(significance, real)
     eligible = significance > 0
     cdf = jnp.cumsum(safe_divide(significance, jnp.sum(significance, axis=1, keepdims=True)), axis=1)
     distance = jnp.where(eligible[:, None, :], jnp.abs(cdf[:, None, :] - points[:, :, None]), jnp.inf)
     return _mark(jnp.argmin(distance, axis=2), eligible)  # argmin takes the lowest of several nearest
 
 
+def _or_uniform(significance: Array, real: Array) -> Array:
+    """The scores; where all are zero, ones over the real tokens."""
+    total = jnp.sum(significance, axis=1, keepdims=True)
+    return jnp.where(total == 0, real.astype(significance.dtype), significance)
+
+
 def _gumbel(significance: Array, real: Array, noise: Array) -> Array:
     probability = significance / (jnp.sum(significance, axis=1, keepdims=True) + 1e-6)
     perturbed = jnp.log(probability + 1e-6)[:, None, :] + noise.astype(significance.dtype)
     return _mark(jnp.argmax(jnp.where(real[:, None, :], perturbed, -jnp.inf), axis=2), real)
+
+
+def _released(significance: Array, real: Array, max_tokens: int) -> Array:
+    """`(B,N-1)` bool: as `_inverse_transform`, with shares cumulated in ascending order and points between them."""
+    significance = _or_uniform(significance, real)
+    share = safe_divide(significance, jnp.sum(significance, axis=1, keepdims=True))
+    # padding goes in front, where it adds nothing to the sum
+    ranking = jnp.argsort(jnp.where(real, share, -1), axis=1, stable=True)
+    ranked, is_real = jnp.take_along_axis(share, ranking, axis=1), jnp.take_along_axis(real, ranking, axis=1)
+    lowest = jnp.min(jnp.where(is_real, ranked, jnp.inf), axis=1, keepdims=True)
+    c = jnp.where(is_real, jnp.cumsum(ranked, axis=1) - lowest, 0)
+    last = c[:, -1:]
+    first = jnp.min(jnp.where(c > 0, c, last), axis=1, keepdims=True)
+    # both sides times (max c - min c) and (K - 1): where scores are exact, so is this
+    step = jnp.arange(max_tokens, dtype=c.dtype) if max_tokens > 1 else jnp.ones(1, c.dtype)
+    point = (last - first) * step[None]
+    distance = jnp.abs((c - first)[:, None, :] * max(max_tokens - 1, 1) - point[:, :, None])
+    nearest = jnp.argmin(jnp.where(is_real[:, None, :], distance, jnp.inf), axis=2)
+    return _mark(jnp.take_along_axis(ranking, nearest, axis=1), real)
 
 
 def _mark(chosen: Array, eligible: Array) -> Array:

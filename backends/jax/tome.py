@@ -58,7 +58,8 @@ def plan(
 
     Args:
         metric: `(B,N,D)` floating point, what similarity is measured on.
-        r: tokens to remove, >= 0; really removed are `max(0, min(r, (N - protected) // 2))`. Not read by "kth".
+        r: tokens to remove, >= 0; really removed are `max(0, min(r, (N - protected) // 2))`, with "random"
+            `max(0, min(r, N - protected - 1))`. Not read by "kth".
         protected: leading tokens that never merge and never receive; at most N.
         order: "grouped", "positional" or "score"; bipartite only.
         matching: "bipartite", "kth" or "random".
@@ -113,9 +114,9 @@ def _plan(
             assignment = jnp.where(mask, jnp.take_along_axis(assignment, jnp.maximum(rank, 0), axis=1), -1)
 
     if mask is None:
-        width = kth_tokens_out(n, k, protected) if matching == "kth" else n - tokens_removed(n, r, protected)
+        width = kth_tokens_out(n, k, protected) if matching == "kth" else n - tokens_removed(n, r, protected, matching)
         return PartitionPlan(assignment, width)
-    width = kth_width(n, k, protected) if matching == "kth" else n - tokens_removed(n, r, protected)
+    width = kth_width(n, k, protected) if matching == "kth" else n - tokens_removed(n, r, protected, matching)
     return PartitionPlan(assignment, width, jnp.arange(width)[None] < used)
 
 
@@ -186,10 +187,10 @@ def _random(
 ) -> tuple[Array, Array]:
     """Assignment `(B,N)` and slots used, straight in the padded positions."""
     n = m.shape[1]
-    most_removed = tokens_removed(n, r, protected)
+    most_removed = tokens_removed(n, r, protected, "random")
     if most_removed == 0:
         return jnp.where(real, rank, -1), count
-    removed = jnp.clip((count - protected) // 2, 0, min(r, n))
+    removed = jnp.clip(count - protected - 1, 0, min(r, n))
     permutation = permutation.astype(int)
     shuffled_in = jnp.take_along_axis(real & (rank >= protected), permutation, axis=1)
     shuffled = jnp.take_along_axis(permutation, jnp.argsort(~shuffled_in, axis=1, stable=True), axis=1)

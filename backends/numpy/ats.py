@@ -68,7 +68,7 @@ def plan(
         value: `(B,H,N,d)`.
         max_tokens: K >= 1, the class token not counted.
         score: "per_head" or "concat".
-        sampling: "inverse_transform" or "gumbel".
+        sampling: "inverse_transform", "gumbel" or "released".
         mask: `(B,N)` bool, True where a token is real.
         uniforms: `(B,K)` sample points, with "inverse_transform" only; None for `(2k-1)/(2K)`.
         noise: `(B,K,N-1)` standard Gumbel noise, with "gumbel" only.
@@ -95,6 +95,8 @@ def plan(
         real = np.ones((b, others), bool) if mask is None else mask[:, 1:]
         if noise is not None:
             chosen[:, 1:] = _gumbel(significance, real, noise)
+        elif sampling == "released":
+            chosen[:, 1:] = _released(significance, real, max_tokens)
         else:
             points = (np.arange(1, 2 * max_tokens, 2) / (2 * max_tokens))[None] if uniforms is None else uniforms
             chosen[:, 1:] = _inverse_transform(significance, real, points.astype(significance.dtype))
@@ -108,12 +110,17 @@ def plan(
 
 def _inverse_transform(significance: Array, real: Array, points: Array) -> Array:
     """`(B,N-1)` bool: the token whose cumulated share is nearest to one of the points."""
-    total = significance.sum(axis=1, keepdims=True)
-    significance = np.where(total == 0, real, significance)
+    significance = _or_uniform(significance, real)
     eligible = significance > 0
     cdf = np.cumsum(safe_divide(significance, significance.sum(axis=1, keepdims=True)), axis=1)
     distance = np.where(eligible[:, None, :], np.abs(cdf[:, None, :] - points[:, :, None]), np.inf)
     return _mark(distance.argmin(axis=2), eligible)  # argmin takes the lowest of several nearest
+
+
+def _or_uniform(significance: Array, real: Array) -> Array:
+    """The scores; where all are zero, ones over the real tokens."""
+    total = significance.sum(axis=1, keepdims=True)
+    return np.where(total == 0, real, significance)
 
 
 def _gumbel(significance: Array, real: Array, noise: Array) -> Array:
@@ -121,6 +128,25 @@ def _gumbel(significance: Array, real: Array, noise: Array) -> Array:
     probability = significance / (significance.sum(axis=1, keepdims=True) + work(1e-6))
     perturbed = np.log(probability + work(1e-6))[:, None, :] + noise.astype(work)
     return _mark(np.where(real[:, None, :], perturbed, -np.inf).argmax(axis=2), real)
+
+
+def _released(significance: Array, real: Array, max_tokens: int) -> Array:
+    """`(B,N-1)` bool: as `_inverse_transform`, with shares cumulated in ascending order and points between them."""
+    significance = _or_uniform(significance, real)
+    share = safe_divide(significance, significance.sum(axis=1, keepdims=True))
+    # padding goes in front, where it adds nothing to the sum
+    ranking = np.argsort(np.where(real, share, -1), axis=1, kind="stable")
+    ranked, is_real = np.take_along_axis(share, ranking, axis=1), np.take_along_axis(real, ranking, axis=1)
+    lowest = np.where(is_real, ranked, np.inf).min(axis=1, keepdims=True)
+    c = np.where(is_real, np.cumsum(ranked, axis=1) - lowest, 0)
+    last = c[:, -1:]
+    first = np.where(c > 0, c, last).min(axis=1, keepdims=True)
+    # both sides times (max c - min c) and (K - 1): where scores are exact, so is this
+    steps, whole = (np.arange(max_tokens), max_tokens - 1) if max_tokens > 1 else (np.ones(1, int), 1)
+    point = (last - first) * steps.astype(c.dtype)
+    distance = np.abs((c - first)[:, None, :] * c.dtype.type(whole) - point[:, :, None])
+    nearest = np.where(is_real[:, None, :], distance, np.inf).argmin(axis=2)
+    return _mark(np.take_along_axis(ranking, nearest, axis=1), real)
 
 
 def _mark(chosen: Array, eligible: Array) -> Array:

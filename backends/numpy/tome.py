@@ -55,7 +55,8 @@ def plan(
 
     Args:
         metric: `(B,N,D)` floating point, what similarity is measured on.
-        r: tokens to remove, >= 0; really removed are `max(0, min(r, (N - protected) // 2))`. Not read by "kth".
+        r: tokens to remove, >= 0; really removed are `max(0, min(r, (N - protected) // 2))`, with "random"
+            `max(0, min(r, N - protected - 1))`. Not read by "kth".
         protected: leading tokens that never merge and never receive; at most N.
         order: "grouped", "positional" or "score"; bipartite only.
         matching: "bipartite", "kth" or "random".
@@ -93,9 +94,9 @@ def plan(
         assignment = np.where(real, np.take_along_axis(slots, np.maximum(rank, 0), axis=1), -1)
 
     if mask is None:
-        width = kth_tokens_out(n, k, protected) if matching == "kth" else n - tokens_removed(n, r, protected)
+        width = kth_tokens_out(n, k, protected) if matching == "kth" else n - tokens_removed(n, r, protected, matching)
         return PartitionPlan(assignment, width)
-    width = kth_width(n, k, protected) if matching == "kth" else n - tokens_removed(n, r, protected)
+    width = kth_width(n, k, protected) if matching == "kth" else n - tokens_removed(n, r, protected, matching)
     return PartitionPlan(assignment, width, np.arange(width) < used)
 
 
@@ -155,10 +156,10 @@ def _random(
 ) -> tuple[Array, Array]:
     """Assignment `(B,N)` and slots used, straight in the padded positions."""
     n = m.shape[1]
-    most_removed = tokens_removed(n, r, protected)
+    most_removed = tokens_removed(n, r, protected, "random")
     if most_removed == 0:
         return np.where(real, rank, -1), count
-    removed = np.clip((count - protected) // 2, 0, r)
+    removed = np.clip(count - protected - 1, 0, r)
     shuffled_in = np.take_along_axis(real & (rank >= protected), permutation, axis=1)
     shuffled = np.take_along_axis(permutation, np.argsort(~shuffled_in, axis=1, kind="stable"), axis=1)
     column, remaining = np.arange(n), np.maximum(count - protected, 0)

@@ -7,7 +7,7 @@ import torch
 from tokenmerge.backends.torch.merger import Merger
 from tokenmerge.backends.torch.plan import SelectionPlan, check
 from tokenmerge.backends.torch.precision import safe_divide, working_dtype
-from tokenmerge.backends.torch.ties import first_max, true_first
+from tokenmerge.backends.torch.ties import descending, first_max, true_first
 from tokenmerge.spec.shared import arguments
 from tokenmerge.spec.shared.merged import Merged
 
@@ -77,7 +77,7 @@ def plan(
         value: `(B,H,N,d)`; no gradient.
         max_tokens: K >= 1, the class token not counted.
         score: "per_head" or "concat".
-        sampling: "inverse_transform" or "gumbel".
+        sampling: "inverse_transform", "gumbel" or "released".
         mask: `(B,N)` bool, True where a token is real.
         uniforms: `(B,K)` sample points, with "inverse_transform" only; None for `(2k-1)/(2K)`.
         noise: `(B,K,N-1)` standard Gumbel noise, with "gumbel" only.
@@ -103,6 +103,8 @@ def plan(
         real = chosen[:, 1:] if mask is None else mask[:, 1:]
         if noise is not None:
             marked = _gumbel(significance, real, noise.detach())
+        elif sampling == "released":
+            marked = _released(significance, real, max_tokens)
         else:
             points = _midpoints(max_tokens, significance) if uniforms is None else uniforms.detach()
             marked = _inverse_transform(significance, real, points.to(significance.dtype))
@@ -122,12 +124,17 @@ def _midpoints(max_tokens: int, like: Tensor) -> Tensor:
 
 def _inverse_transform(significance: Tensor, real: Tensor, points: Tensor) -> Tensor:
     """`(B,N-1)` bool: the token whose cumulated share is nearest to one of the points."""
-    total = significance.sum(dim=1, keepdim=True)
-    significance = torch.where(total == 0, real.to(significance.dtype), significance)
+    significance = _or_uniform(significance, real)
     eligible = significance > 0
     cdf = torch.cumsum(safe_divide(significance, significance.sum(dim=1, keepdim=True)), dim=1)
     nearness = -(cdf[:, None, :] - points[:, :, None]).abs()
     return _mark(nearness.masked_fill(~eligible[:, None, :], -torch.inf), eligible)
+
+
+def _or_uniform(significance: Tensor, real: Tensor) -> Tensor:
+    """The scores; where all are zero, ones over the real tokens."""
+    total = significance.sum(dim=1, keepdim=True)
+    return torch.where(total == 0, real.to(significance.dtype), significance)
 
 
 def _gumbel(significance: Tensor, real: Tensor, noise: Tensor) -> Tensor:
@@ -136,9 +143,27 @@ def _gumbel(significance: Tensor, real: Tensor, noise: Tensor) -> Tensor:
     return _mark(perturbed.masked_fill(~real[:, None, :], -torch.inf), real)
 
 
-def _mark(preference: Tensor, eligible: Tensor) -> Tensor:
-    """`(B,N-1)` bool: the tokens that some row of `preference (B,K,N-1)` likes best."""
+def _released(significance: Tensor, real: Tensor, max_tokens: int) -> Tensor:
+    """`(B,N-1)` bool: as `_inverse_transform`, with shares cumulated in ascending order and points between them."""
+    significance = _or_uniform(significance, real)
+    share = safe_divide(significance, significance.sum(dim=1, keepdim=True))
+    # padding goes in front, where it adds nothing to the sum
+    ranking = descending(-torch.where(real, share, -1))
+    ranked, is_real = share.gather(1, ranking), real.gather(1, ranking)
+    lowest = torch.where(is_real, ranked, torch.inf).amin(dim=1, keepdim=True)
+    c = torch.where(is_real, torch.cumsum(ranked, dim=1) - lowest, 0)
+    last = c[:, -1:]
+    first = torch.where(c > 0, c, last).amin(dim=1, keepdim=True)
+    # both sides times (max c - min c) and (K - 1): where scores are exact, so is this
+    step = torch.arange(max_tokens, dtype=c.dtype, device=c.device) if max_tokens > 1 else c.new_ones(1)
+    nearness = -((c - first)[:, None, :] * max(max_tokens - 1, 1) - ((last - first) * step)[:, :, None]).abs()
+    return _mark(nearness.masked_fill(~is_real[:, None, :], -torch.inf), real, ranking)
+
+
+def _mark(preference: Tensor, eligible: Tensor, ranking: Tensor | None = None) -> Tensor:
+    """`(B,N-1)` bool: the tokens that some row of `preference (B,K,N-1)`, in some order of them, likes best."""
     chosen = first_max(preference)[1]
+    chosen = chosen if ranking is None else ranking.gather(1, chosen)
     return torch.zeros_like(eligible).scatter(1, chosen, True) & eligible
 
 

@@ -70,7 +70,8 @@ def plan(
 
     Args:
         metric: `(B,N,D)` floating point, what similarity is measured on; it gets no gradient.
-        r: tokens to remove, >= 0; really removed are `max(0, min(r, (N - protected) // 2))`. Not read by "kth".
+        r: tokens to remove, >= 0; really removed are `max(0, min(r, (N - protected) // 2))`, with "random"
+            `max(0, min(r, N - protected - 1))`. Not read by "kth".
         protected: leading tokens that never merge and never receive; at most N.
         order: "grouped", "positional" or "score"; bipartite only.
         matching: "bipartite", "kth" or "random".
@@ -109,9 +110,9 @@ def plan(
             assignment = torch.where(mask, assignment.gather(1, _rank(mask).clamp(min=0)), -1)
 
     if used is None:
-        width = kth_tokens_out(n, k, protected) if matching == "kth" else n - tokens_removed(n, r, protected)
+        width = kth_tokens_out(n, k, protected) if matching == "kth" else n - tokens_removed(n, r, protected, matching)
         return PartitionPlan(assignment, width)
-    width = kth_width(n, k, protected) if matching == "kth" else n - tokens_removed(n, r, protected)
+    width = kth_width(n, k, protected) if matching == "kth" else n - tokens_removed(n, r, protected, matching)
     return PartitionPlan(assignment, width, torch.arange(width, device=m.device) < used)
 
 
@@ -207,13 +208,13 @@ def _random(
     b, n, _ = m.shape
     column = torch.arange(n, device=m.device)
     rank = column if mask is None else torch.where(mask, _rank(mask), -1)
-    most_removed = tokens_removed(n, r, protected)
+    most_removed = tokens_removed(n, r, protected, "random")
     if most_removed == 0:
         return rank.expand(b, n).clone(), count
     removed: Tensor | int = most_removed
     remaining: Tensor | int = n - protected
     if count is not None:
-        removed = ((count - protected) // 2).clamp(0, most_removed)
+        removed = (count - protected - 1).clamp(0, most_removed)
         remaining = (count - protected).clamp(min=0)
     permutation = permutation.long()
     shuffled_in = (rank >= protected).expand(b, n).gather(1, permutation)

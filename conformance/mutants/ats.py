@@ -45,7 +45,7 @@ MUTANTS = (
         "zero-scores-choose-nothing",
         "ATS-3",
         "Where all scores are zero no token is chosen.",
-        ("    significance = np.where(total == 0, real, significance)\n", ""),
+        ("return np.where(total == 0, real, significance)", "return significance"),
     ),
     _mutant(
         "cumulated-in-sorted-order",
@@ -143,5 +143,54 @@ MUTANTS = (
         "ATS-9",
         "Scores come from the attention that the class token receives.",
         (_ROW, _ROW.replace("attn[:, :, 0]", "attn[:, :, :, 0]")),
+    ),
+    _mutant(
+        "released-in-token-order",
+        "ATS-10",
+        'Sampling "released" cumulates the shares in the order of the tokens.',
+        (
+            "ranking = np.argsort(np.where(real, share, -1), axis=1",
+            "ranking = np.argsort(np.where(real, 0, -1), axis=1",
+        ),
+    ),
+    _mutant(
+        "released-descending",
+        "ATS-10",
+        'Sampling "released" sorts the largest score first.',
+        ("ranking = np.argsort(np.where(real, share, -1)", "ranking = np.argsort(np.where(real, -share, -2)"),
+    ),
+    _mutant(
+        "released-midpoints",
+        "ATS-10",
+        'Sampling "released" takes the points (2k - 1) / (2K), scaled.',
+        (
+            "steps, whole = (np.arange(max_tokens), max_tokens - 1) if max_tokens > 1 else (np.ones(1, int), 1)",
+            "steps, whole = np.arange(1, 2 * max_tokens, 2), 2 * max_tokens",
+        ),
+    ),
+    _mutant(
+        "released-from-zero",
+        "ATS-10",
+        'The points of sampling "released" begin at 0, where the lowest-scored token is.',
+        ("first = np.where(c > 0, c, last).min(axis=1, keepdims=True)", "first = np.zeros_like(last)"),
+    ),
+    _mutant(
+        "released-not-scaled",
+        "ATS-10",
+        'The running sum of sampling "released" begins with the lowest score, not with 0.',
+        (
+            "c = np.where(is_real, np.cumsum(ranked, axis=1) - lowest, 0)",
+            "c = np.where(is_real, np.cumsum(ranked, axis=1), 0)",
+        ),
+    ),
+    _mutant(
+        "released-last-of-equals",
+        "ATS-10",
+        'Sampling "released" gives the higher of two equal scores\' positions the lower place.',
+        (
+            '    ranking = np.argsort(np.where(real, share, -1), axis=1, kind="stable")\n',
+            '    ranking = np.argsort(np.where(real, share, -1)[:, ::-1], axis=1, kind="stable")\n'
+            "    ranking = share.shape[1] - 1 - ranking\n",
+        ),
     ),
 )

@@ -38,7 +38,7 @@ MUTANTS = (
         "ats",
         (
             "        arguments.check_ats(max_tokens, score, sampling)\n        self.max_tokens,",
-            "        assert sampling in ('inverse_transform', 'gumbel')\n"
+            "        assert sampling in ('inverse_transform', 'gumbel', 'released')\n"
             "        arguments.check_ats(max_tokens, score, sampling)\n        self.max_tokens,",
         ),
     ),

@@ -25,7 +25,7 @@ class _Changed:
         return getattr(self.merger, name)
 
 
-def _calling(name: str, call: Callable[..., Any]) -> Change:
+def calling(name: str, call: Callable[..., Any]) -> Change:
     """A change of one merger: `call(merger, x, **arguments)` takes the place of `merger(x, **arguments)`."""
 
     def change(module: ModuleType) -> ModuleType:
@@ -94,7 +94,7 @@ MUTANTS = (
         "torch-gradient-blocked",
         "CALL-6",
         "Merged tokens are cut off from the graph.",
-        _calling("tome", _blocked),
+        calling("tome", _blocked),
         ("tome",),
         "torch",
         "float64",
@@ -103,7 +103,7 @@ MUTANTS = (
         "torch-sizes-blocked",
         "CALL-6",
         "The mean of a group has no gradient with respect to the sizes.",
-        _calling("tome", _sizes_blocked),
+        calling("tome", _sizes_blocked),
         ("tome",),
         "torch",
         "float64",
@@ -112,7 +112,7 @@ MUTANTS = (
         "torch-gradient-leaks",
         "CALL-6",
         "The scores behind the decision are multiplied in with value one, to give them a gradient.",
-        _calling("ats", _leaking),
+        calling("ats", _leaking),
         ("ats",),
         "torch",
         "float64",

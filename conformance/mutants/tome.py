@@ -17,7 +17,7 @@ _IMPORT = "from tokenmerge.spec.shared.schedule import kth_tokens_out, kth_width
 _REMOVED = """from tokenmerge.spec.shared.schedule import kth_tokens_out, kth_width
 
 
-def tokens_removed(num_tokens: int, r: int, protected: int = 0) -> int:
+def tokens_removed(num_tokens: int, r: int, protected: int = 0, matching: str = "bipartite") -> int:
     return max(0, min(r, {most}))
 """
 _PLACE = 'place = np.argsort(np.argsort(-best, axis=1, kind="stable"), axis=1)'
@@ -240,6 +240,21 @@ MUTANTS = (
             "    column, remaining =",
             "    rest = shuffled[:, most_removed : n - protected]\n    rest.sort(axis=1)\n    column, remaining =",
         ),
+    ),
+    _mutant(
+        "random-half",
+        "TOME-11",
+        'Matching "random" removes at most half of the tokens, as bipartite matching does.',
+        (", matching)", ")"),
+        ('most_removed = tokens_removed(n, r, protected, "random")', "most_removed = tokens_removed(n, r, protected)"),
+        ("np.clip(count - protected - 1, 0, r)", "np.clip((count - protected) // 2, 0, r)"),
+        everywhere=True,
+    ),
+    _mutant(
+        "random-leaves-none",
+        "TOME-11",
+        'In a padded sample matching "random" leaves no token to receive.',
+        ("np.clip(count - protected - 1, 0, r)", "np.clip(count - protected, 0, r)"),
     ),
     _mutant(
         "random-merges-last",

@@ -12,7 +12,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from tokenmerge.conformance.ats import scores
+from tokenmerge.conformance.ats import released_points, scores
 from tokenmerge.conformance.rounding import Rounded
 from tokenmerge.conformance.tome import normalize
 from tokenmerge.conformance.vectors.vector import Array, Vector
@@ -92,7 +92,7 @@ def _tome(vector: Vector, made: Decisions, i: int, mask: Array) -> None:
         ends = np.arange(protected + config["k"] - 1, n, config["k"])
         sources = np.setdiff1d(np.arange(protected, protected + len(ends) * config["k"]), ends)
         receivers = ends
-    elif (removed := tokens_removed(n, config["r"], protected)) == 0:
+    elif (removed := tokens_removed(n, config["r"], protected, config["matching"])) == 0:
         return
     elif config["matching"] == "random":
         shuffled = np.array([np.searchsorted(real, p) for p in vector.inputs["permutation"][i] if mask[p]], int)
@@ -128,7 +128,7 @@ def _ats(vector: Vector, made: Decisions, i: int, mask: Array) -> None:
     significance = scores(attn, value, config["score"], real)
     lengths = np.sqrt((value.value[:, 1:][:, real] ** 2).sum(axis=(0, 2) if config["score"] == "concat" else 2))
     made.require_powers_of_two(lengths)
-    if significance.value.sum() == 0 and config["sampling"] == "inverse_transform":
+    if significance.value.sum() == 0 and config["sampling"] != "gumbel":
         significance = Rounded.exact(real * 1.0, WORK)
     total = significance.sum(axis=0, keepdims=True)
     made.require_powers_of_two(total.value)
@@ -138,6 +138,12 @@ def _ats(vector: Vector, made: Decisions, i: int, mask: Array) -> None:
         made.choose(
             "chosen", -((probability + 1e-6).log()[None] + Rounded.exact(vector.float64("noise")[i], WORK)), real
         )
+        return
+    if config["sampling"] == "released":
+        if real.sum() > 1:
+            cost, _ = released_points(significance[np.flatnonzero(real)], k)
+            made.require(significance.value, (significance / total).value, cost.value)
+            made.choose("chosen", cost)
         return
     cdf = (significance / total).cumsum()
     points = (2 * np.arange(1, k + 1) - 1) / (2 * k)

@@ -129,7 +129,7 @@ class ToMe(Merger):
         order = real if permutation is None else to_numpy(permutation).tolist()
         slots = [self.match(*sample) for sample in zip(similarity, real, order, strict=True)]
 
-        width = n - schedule.tokens_removed(n, self.r or 0, self.protected)
+        width = n - schedule.tokens_removed(n, self.r or 0, self.protected, self.matching)
         if self.matching == "kth":
             width = (schedule.kth_tokens_out if mask is None else schedule.kth_width)(n, self.k, self.protected)
         used = integers([len(set(slot.values())) for slot in slots], len(slots), 1)
@@ -139,7 +139,7 @@ class ToMe(Merger):
     def match(self, similarity, real, order):
         """The slots of the real tokens of one sample."""
         p, rest = self.protected, real[self.protected :]
-        removed = schedule.tokens_removed(len(real), self.r or 0, p)
+        removed = schedule.tokens_removed(len(real), self.r or 0, p, self.matching)
         if self.matching == "kth":
             targets = rest[self.k - 1 :: self.k]
             sources = [token for token in rest[: len(targets) * self.k] if token not in targets]
@@ -187,17 +187,33 @@ class ATS(Merger):
             preference = xp.log(score / (xp.sum(score, axis=1, keepdims=True) + 1e-6) + 1e-6)[:, None, :] + noise
         else:
             score = xp.where(xp.sum(score, axis=1, keepdims=True) == 0, xp.astype(eligible, score.dtype), score)
-            eligible = score > 0
-            cdf = xp.cumulative_sum(divide(score, xp.sum(score, axis=1, keepdims=True)), axis=1)
-            points = xp.arange(1, 2 * k, 2, dtype=cdf.dtype)[None, :] / (2 * k) if uniforms is None else uniforms
-            preference = -xp.abs(cdf[:, None, :] - points[:, :, None])
+            share = preference = divide(score, xp.sum(score, axis=1, keepdims=True))
+            if self.sampling == "inverse_transform":
+                eligible, cdf = score > 0, xp.cumulative_sum(share, axis=1)
+                points = xp.arange(1, 2 * k, 2, dtype=cdf.dtype)[None, :] / (2 * k) if uniforms is None else uniforms
+                preference = -xp.abs(cdf[:, None, :] - points[:, :, None])
 
+        choose = self.released if self.sampling == "released" else self.preferred
         samples = zip(real_tokens(eligible), to_numpy(preference).tolist(), strict=True)
-        chosen = [{1 + max(tokens, key=at.__getitem__) for at in points if tokens} for tokens, points in samples]
+        chosen = [{1 + token for token in choose(*sample)} if sample[0] else set() for sample in samples]
         kept = [[0, *sorted(tokens)][:width] for tokens in chosen]
         indices = integers([row + [0] * (width - len(row)) for row in kept], b, width)
         filled = xp.arange(width) < integers([len(row) for row in kept], b, 1)
         return SelectionPlan(indices, n, width, filled & xp.take_along_axis(real, indices, axis=1))
+
+    def preferred(self, tokens, points):
+        """The token that every sample point or row of noise prefers."""
+        return {max(tokens, key=preference.__getitem__) for preference in points}
+
+    def released(self, tokens, share):
+        """The tokens nearest to evenly spaced points on the running sum of the sorted shares."""
+        ranking, total, c = sorted(tokens, key=share.__getitem__), 0.0, {}
+        for token in ranking:
+            total += share[token] if c else 0.0
+            c[token] = total
+        first, whole = min((v for v in c.values() if v > 0), default=0.0), max(self.max_tokens - 1, 1)
+        points = [step * (total - first) for step in (range(self.max_tokens) if self.max_tokens > 1 else [1])]
+        return {min(ranking, key=lambda token: abs(whole * (c[token] - first) - at)) for at in points}
 
     def __call__(self, x, *, attn, value, size=None, mask=None, uniforms=None, noise=None):
         check.tokens("ats", x, size, ("value", value, "H N d"))

@@ -211,7 +211,7 @@ def check_ats(max_tokens: Any, score: Any, sampling: Any) -> None:
     """Options of ATS."""
     check_integer("ats", "max_tokens", max_tokens, minimum=1, hint="the class token is not counted")
     check_choice("ats", "score", score, ("per_head", "concat"))
-    check_choice("ats", "sampling", sampling, ("inverse_transform", "gumbel"))
+    check_choice("ats", "sampling", sampling, ("inverse_transform", "gumbel", "released"))
 
 
 def check_patch_merger(dim: Any, num_tokens_out: Any, logit_scale: Any, eps: Any, seed: Any = 0) -> None:

@@ -76,7 +76,7 @@ class Calls:
         self.sample("ats", "attn", attn, "H N N" if whole else "H N", **sizes)
         self.optional("ats", "mask", mask, "N", "bool", **sizes)
         arguments.check_given("ats", "noise", noise, sampling == "gumbel", "sampling='gumbel'")
-        if sampling == "gumbel":
+        if sampling != "inverse_transform":
             arguments.check_given("ats", "uniforms", uniforms, False, "sampling='inverse_transform'")
         self.optional("ats", "uniforms", uniforms, "K", **sizes)
         self.optional("ats", "noise", noise, "K N-1", **sizes)

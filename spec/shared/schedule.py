@@ -8,15 +8,17 @@ from functools import lru_cache
 from tokenmerge.spec.shared.arguments import check_integer, check_real
 
 
-def tokens_removed(num_tokens: int, r: int, protected: int = 0) -> int:
+def tokens_removed(num_tokens: int, r: int, protected: int = 0, matching: str = "bipartite") -> int:
     """Tokens that ToMe really removes: `r_eff = max(0, min(r, (N - protected) // 2))`.
 
-    Bipartite matching can remove at most one of every two tokens that are not protected (ToMe, section 3).
+    Bipartite matching can remove at most one of every two tokens that are not protected (ToMe, section 3). Random
+    matching removes any number, as long as one is left to receive: `max(0, min(r, N - protected - 1))`.
 
-    >>> tokens_removed(197, 16, protected=1), tokens_removed(5, 16, protected=1)
-    (16, 2)
+    >>> tokens_removed(197, 16, protected=1), tokens_removed(5, 16, protected=1), tokens_removed(5, 16, 1, "random")
+    (16, 2, 3)
     """
-    return max(0, min(r, (num_tokens - protected) // 2))
+    mergeable = num_tokens - protected
+    return max(0, min(r, mergeable - 1 if matching == "random" else mergeable // 2))
 
 
 def kth_tokens_out(num_tokens: int, k: int, protected: int = 0) -> int:

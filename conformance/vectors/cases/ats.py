@@ -235,4 +235,66 @@ CALLS = [
     ats("call-5-ats-no-samples", "CALL-5", "B = 0: empty in, empty out.", np.zeros((0, 1, 4))),
     ats("call-5-ats-one-token", "CALL-5 ATS-8", "N = 1: the class token alone.", [[[16]]]),
 ]
-VECTORS = [*SCORES, *POINTS, *MASKS, *CALLS]
+RELEASED = [
+    ats(
+        "ats-10-released",
+        "ATS-10 ATS-8",
+        "Sorted: tokens 2, 3, 4, 1, with running sum 0, 2, 6, 14 of 14; the points 2, 8, 14 take 3, 4, 1.",
+        [[[0, 8, 2, 2, 4]]],
+        sampling="released",
+        max_tokens=3,
+    ),
+    ats(
+        "ats-10-tie",
+        "ATS-10",
+        "Sorted: tokens 3, 1, 2, 4, 5, with running sum 0, 4, 8, 12, 16; 10 is as near to 8 as to 12: token 2.",
+        [[[0, 4, 4, 0, 4, 4]]],
+        sampling="released",
+        max_tokens=3,
+    ),
+    ats(
+        "ats-10-one-point",
+        "ATS-10",
+        "A single point is 1: the token with the largest score.",
+        [[[0, 2, 8, 2, 4]]],
+        sampling="released",
+        max_tokens=1,
+    ),
+    ats(
+        "ats-10-no-score",
+        "ATS-10 ATS-3",
+        "All values are zero: every token counts alike, the first is the lowest in the sorting.",
+        [[[12, 1, 1, 1, 1]]],
+        lengths=np.zeros((1, 1, 5)),
+        sampling="released",
+        max_tokens=3,
+    ),
+    ats(
+        "ats-10-zero-scores",
+        "ATS-10",
+        "Tokens 1 and 4 have score 0: the points begin at the first running sum that is above 0, that of token 3.",
+        [[[0, 0, 8, 2, 0, 6]]],
+        sampling="released",
+        max_tokens=3,
+    ),
+    ats(
+        "ats-10-masked",
+        "ATS-10 ATS-7",
+        "Padding takes no part in the sorting; the only real token of sample 1 is kept, sample 2 has none.",
+        [[[0, 8, 9, 2, 2, 4]], [[0, 9, 9, 4, 9, 9]], [[0, 9, 9, 9, 9, 9]]],
+        mask=booleans("110111", "100100", "100000"),
+        sampling="released",
+        max_tokens=3,
+    ),
+    ats(
+        "ats-10-concat",
+        "ATS-10 ATS-2",
+        "The released code's score and sampler, with a point for every token.",
+        HEADS,
+        lengths=LENGTHS,
+        score="concat",
+        sampling="released",
+        max_tokens=4,
+    ),
+]
+VECTORS = [*SCORES, *POINTS, *MASKS, *RELEASED, *CALLS]

@@ -3,6 +3,8 @@
 A token's score is how much the class token attends to it, times the length of its value. Sample points on the running
 sum of the scores choose tokens; how many different ones are chosen depends on the image.
 
+Released code: adaptivetokensampling/ATS at 9271257.
+
 Rules:
     ATS-1: Score "per_head" is sum_h attn[h,0,j] * ||value[h,j]||.
     ATS-2: Score "concat" is (sum_h attn[h,0,j]) * ||concat_h value[h,j]||.

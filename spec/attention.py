@@ -1,5 +1,8 @@
 """Proportional attention: a token that stands for many patches is attended to as often (ToMe, section 3).
 
+It is for weights that were trained with labels and without merging; for MAE weights off the shelf the paper leaves it
+off.
+
 In half precision a fused kernel may round the weights once to the dtype of the values before it multiplies, with sizes
 as without; sizes, their logarithms, the softmax and the sums are float32.
 

@@ -16,6 +16,8 @@ Rules:
         and change nothing.
     CALL-9: How arrays lie in memory (views, steps, exchanged axes) makes no difference.
     CALL-10: Plans are data: they can be pickled, and what comes back works as before.
+    CALL-11: Parameters go in and out as copies: who changes those arrays does not change the merger.
+    CALL-12: Options have the same names, order and defaults in every backend.
 """
 
 from __future__ import annotations

@@ -4,6 +4,8 @@ The paper fixes what goes in and out of its mask module but the released code le
 derived in docs/ltm.md: one mirror-descent step `G <- softmax(log G0 - step)` from a prior mask, the label-dependent
 factor of the information-bottleneck gradient being replaced by a learned per-channel map of the target tokens.
 
+Released code: Statistical-Deep-Learning/LTM at 395b959.
+
 Rules:
     LTM-1: n = N - protected tokens become P' = ceil(rho n), with rho read as a decimal number.
     LTM-2: The first mask is adaptive average pooling, smoothed: (1 - epsilon) * pool + epsilon / n.

@@ -1,5 +1,7 @@
 """PatchMerger: M learned queries, each a mixture of all tokens (arXiv 2202.12015; docs/patch_merger.md).
 
+No code of the authors was released; re-implementation: lucidrains/vit-pytorch at 69d24fe (1.26).
+
 Rules:
     PM-1: The input is LayerNorm(x) = (x - mean) / sqrt(variance + eps) * scale + bias, with the variance as the
         mean of squared deviations; or x itself without `normalize`. A constant token with eps = 0

@@ -16,12 +16,16 @@ Rules:
     PLAN-2: The share of a token is U[n,p] = W[p,n] / sum_p' W[p',n]; a zero column stays zero.
     PLAN-3: Sizes go with the share, size' = U^T size: what is not dropped is conserved. They are float32 at least.
     PLAN-4: Unmerging is x^ = U y; a dropped token comes back as zeros.
-    PLAN-5: The plan of two layers is the product of their matrices, W = W_2 W_1.
+    PLAN-5: The plan of two layers is the product of their matrices, W = W_2 W_1, with the mask of the second; of two
+        selections a slot is real if it is real in both.
     PLAN-6: In a partition W[p,n] = size_n / (sum of the sizes in p) for the members n of p; a group whose sizes are
         all zero is averaged plainly.
     PLAN-7: In a selection every row is one-hot, and zero for a padded slot.
     PLAN-8: Decisions are made in float32 for half-precision inputs, else in the input's own precision; tokens come
-        back in the input's dtype.
+        back in the input's dtype, merged and unmerged.
+    PLAN-9: A result has the mask of its plan: one where a mask was given, else none; ATS always has one, PatchMerger
+        never.
+    PLAN-10: Plans are frozen: none of their fields can be set.
 """
 
 from __future__ import annotations

@@ -3,6 +3,8 @@
 Tokens at even positions (A) each look for their most similar token at an odd position (B); the `r` most similar pairs
 are merged. The plan is a partition: the merged token is the size-weighted mean of its group.
 
+Released code: facebookresearch/ToMe at af95e4b.
+
 Rules:
     TOME-1: r_eff tokens are removed, max(0, min(r, (N - protected) // 2)) in bipartite matching; if it is 0 the plan
         is the identity.

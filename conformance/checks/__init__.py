@@ -12,6 +12,7 @@ from tokenmerge.conformance.checks import (
     independence,
     information_bottleneck,
     options,
+    promises,
     storage,
 )
 from tokenmerge.conformance.checks.check import CHECKS, Check
@@ -28,5 +29,6 @@ __all__ = [
     "independence",
     "information_bottleneck",
     "options",
+    "promises",
     "storage",
 ]

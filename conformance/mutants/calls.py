@@ -206,4 +206,42 @@ MUTANTS = (
             "    def _member(self) -> Array:\n",
         ),
     ),
+    _mutant(
+        "parameters-are-views",
+        "CALL-11",
+        "params() gives the arrays of the merger itself.",
+        "patch_merger",
+        "merger",
+        ("name: value.copy() for name", "name: value for name"),
+    ),
+    _mutant(
+        "parameters-of-the-caller",
+        "CALL-11",
+        "load_params keeps the arrays that it was given.",
+        "ltm",
+        "merger",
+        ("np.array(params[name], dtype=value.dtype)", "np.asarray(params[name], dtype=value.dtype)"),
+    ),
+    _mutant(
+        "options-in-another-order",
+        "CALL-12",
+        "`order` stands in front of `protected`.",
+        "tome",
+        "tome",
+        (
+            '        protected: int = 0,\n        order: str = "grouped",\n',
+            '        order: str = "grouped",\n        protected: int = 0,\n',
+        ),
+    ),
+    _mutant(
+        "another-default",
+        "CALL-12",
+        "The pooling of a merger is smoothed by 0.2 unless told.",
+        "ltm",
+        "ltm",
+        (
+            "protected: int = 0, prior_smoothing: float = 0.1) -> None",
+            "protected: int = 0, prior_smoothing: float = 0.2) -> None",
+        ),
+    ),
 )

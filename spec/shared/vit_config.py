@@ -22,7 +22,8 @@ class ToMeMerging:
 
     Attributes:
         r: tokens to remove per block, a schedule as in `merge_schedule` over the blocks it is meant for.
-        prop_attn: whether attention counts a token as often as it has patches, from the first of these blocks on.
+        prop_attn: whether attention counts a token as often as it has patches, from the first of these blocks on; for
+            weights that were trained with labels and without merging, and not for those of MAE off the shelf.
         order: output order, see `tokenmerge.spec.tome`.
         protected: leading tokens that never merge; None for class, distillation and register tokens.
     """

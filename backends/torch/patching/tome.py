@@ -22,7 +22,8 @@ class ToMePatch(Method):
     Args:
         network: what is patched.
         r: as in `tokenmerge.merge_schedule`.
-        prop_attn: whether `log size` is added to the attention logits.
+        prop_attn: whether `log size` is added to the attention logits; for weights that were trained with labels and
+            without merging, and not for those of MAE off the shelf.
         order: of the tokens that come out, see `tokenmerge.backends.torch.tome.plan`.
         protected: leading tokens that never merge; None for the network's class, distillation and register tokens.
 

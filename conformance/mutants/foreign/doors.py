@@ -97,7 +97,7 @@ MUTANTS = (
     ),
     bug(
         "unmerged-in-single",
-        "PLAN-4",
+        "PLAN-8",
         "Half-precision tokens are unmerged to float32.",
         "tome",
         (
@@ -109,7 +109,7 @@ MUTANTS = (
     ),
     bug(
         "dense-unmerged-in-single",
-        "PLAN-4",
+        "PLAN-8",
         "Half-precision tokens of a dense plan are unmerged to float32.",
         "patch_merger",
         (
@@ -146,7 +146,7 @@ MUTANTS = (
     ),
     bug(
         "merged-mask-all-real",
-        "TOME-12",
+        "PLAN-9",
         "Merged.mask is True everywhere: padded slots look real to the next layer.",
         "tome",
         (
@@ -157,7 +157,7 @@ MUTANTS = (
     ),
     bug(
         "selected-mask-all-real",
-        "ATS-8",
+        "PLAN-9",
         "Merged.mask of a selection is True everywhere.",
         "ats",
         ("ats", _MERGED, _MERGED.replace("made.mask, made", "np.ones_like(made.indices, bool), made")),

@@ -169,14 +169,14 @@ MUTANTS = (
     ),
     bug(
         "parameters-are-views",
-        "CALL-8",
+        "CALL-11",
         "params() gives the arrays of the merger itself: who changes them changes the merger.",
         "patch_merger ltm",
         ("merger", _COPIES, _COPIES.replace(".copy()", "")),
     ),
     bug(
         "parameters-of-the-caller",
-        "CALL-8",
+        "CALL-11",
         "load_params keeps the caller's arrays: who changes them later changes the merger.",
         "patch_merger ltm",
         ("merger", "np.array(params[name], dtype=value.dtype)", "np.asarray(params[name], dtype=value.dtype)"),

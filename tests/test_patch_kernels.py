@@ -6,17 +6,17 @@ import pytest
 
 pytest.importorskip("torch")
 
-from test_torch_kernels import cases, needs_triton
+from test_torch_kernels import cases, needs_triton, shares
 
 NEEDED = {"triton_patch_cases.py": ("timm",), "triton_transformers_cases.py": ("timm", "transformers")}
 
 
 @needs_triton
-@pytest.mark.parametrize("file", NEEDED)
-def test_patched_models_under_the_interpreter(file: str) -> None:
+@shares(patch_cases=4, transformers_cases=1)
+def test_patched_models_under_the_interpreter(file: str, share: str) -> None:
     for library in NEEDED[file]:
         pytest.importorskip(library)
-    assert " passed" in cases(file)
+    assert " passed" in cases(file, share)
 
 
 @pytest.mark.gpu

@@ -34,9 +34,16 @@ def python(*arguments: str, interpret: bool = True, **variables: str) -> subproc
     return run
 
 
-def cases(file: str = "triton_cases.py", **how: str | bool) -> str:
-    options = ("-q", "-p", "no:cacheprovider", "-p", "no:xdist", "--override-ini", "addopts=--import-mode=importlib")
-    return python("-m", "pytest", *options, str(HERE / file), **how).stdout  # type: ignore[arg-type]
+def cases(file: str, share: str = "0/1", **how: str | bool) -> str:
+    options = ("-q", "-p", "triton_shares", "-p", "no:cacheprovider", "-p", "no:xdist")
+    options += ("--override-ini", "addopts=--import-mode=importlib", str(HERE / file))
+    return python("-m", "pytest", *options, TRITON_CASES_SHARE=share, **how).stdout  # type: ignore[arg-type]
+
+
+def shares(**files: int) -> pytest.MarkDecorator:
+    """Every file in as many processes, which workers can run side by side."""
+    each = [(f"triton_{name}.py", f"{share}/{count}") for name, count in files.items() for share in range(count)]
+    return pytest.mark.parametrize(("file", "share"), each)
 
 
 def conformance(*dtypes: str, device: str, interpret: bool) -> str:
@@ -45,19 +52,22 @@ def conformance(*dtypes: str, device: str, interpret: bool) -> str:
 
 
 @needs_triton
-def test_cases_under_the_interpreter() -> None:
-    assert " passed" in cases()
+@shares(cases=6, attention_cases=6)
+def test_cases_under_the_interpreter(file: str, share: str) -> None:
+    assert " passed" in cases(file, share)
 
 
 @needs_triton
-def test_the_suite_under_the_interpreter() -> None:
+@pytest.mark.parametrize("dtype", ["bfloat16", "float64"])
+def test_the_suite_under_the_interpreter(dtype: str) -> None:
     # float32 and float16 differ from these two by nothing that a kernel sees; a GPU gets all four
-    assert "are green" in conformance("bfloat16", "float64", device="cpu", interpret=True)
+    assert "are green" in conformance(dtype, device="cpu", interpret=True)
 
 
 @pytest.mark.gpu
-def test_cases_on_a_gpu() -> None:
-    assert " passed" in cases(interpret=False, TRITON_CASES_DEVICE="cuda")
+@pytest.mark.parametrize("file", ["triton_cases.py", "triton_attention_cases.py"])
+def test_cases_on_a_gpu(file: str) -> None:
+    assert " passed" in cases(file, interpret=False, TRITON_CASES_DEVICE="cuda")
 
 
 @pytest.mark.gpu
@@ -184,16 +194,3 @@ assert torch.export.export(Asks(), (torch.ones(2),)).module()(torch.ones(2)).tol
 assert torch.compile(Asks(), fullgraph=True, backend="eager")(torch.ones(2)).tolist() == [2, 2]
 """
     python("-c", program)
-
-
-# Attention
-
-
-@needs_triton
-def test_attention_under_the_interpreter() -> None:
-    assert " passed" in cases("triton_attention_cases.py")
-
-
-@pytest.mark.gpu
-def test_attention_on_a_gpu() -> None:
-    assert " passed" in cases("triton_attention_cases.py", interpret=False, TRITON_CASES_DEVICE="cuda")

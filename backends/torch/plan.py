@@ -275,7 +275,7 @@ class SelectionPlan(Plan):
 
     def unmerge(self, y: Tensor) -> Tensor:
         self._check_unmerge(y)
-        return gather_or_zero(y, _assignment(self))
+        return gather_or_zero(y, slots_of(self))
 
     def share(self) -> Tensor:
         return self.matrix().transpose(1, 2)
@@ -373,7 +373,7 @@ def compose(first: Plan, second: Plan, size: Tensor | None = None) -> Plan:
             return SelectionPlan(indices, None, first.num_tokens_in)
         mask = _real(first).gather(1, then) & _real(second)
         return SelectionPlan(torch.where(mask, indices, 0), mask, first.num_tokens_in)
-    step_one, step_two = _assignment(first), _assignment(second)
+    step_one, step_two = slots_of(first), slots_of(second)
     assignment = torch.cat([step_two, step_two.new_full((step_two.shape[0], 1), -1)], dim=1)
     # slot -1 of the first step finds the extra last entry of the second
     assignment = assignment.gather(1, or_last(step_one, second.num_tokens_in))
@@ -404,7 +404,7 @@ def _real(plan: Plan) -> Tensor:
     return plan._tensor.new_ones((plan._batch, plan.num_tokens_out), dtype=torch.bool)
 
 
-def _assignment(plan: Plan) -> Tensor:
+def slots_of(plan: Plan) -> Tensor:
     """A partition's assignment, or a selection's: kept tokens have a slot of their own, the others are dropped."""
     if isinstance(plan, PartitionPlan):
         return plan.assignment

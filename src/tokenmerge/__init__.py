@@ -11,6 +11,7 @@
 from importlib.metadata import PackageNotFoundError, version
 
 from tokenmerge.backends import BackendInfo, available_backends, get_merger, get_vit, register_backend
+from tokenmerge.exporting import export
 from tokenmerge.params import load_params, save_params
 from tokenmerge.patching import patch
 from tokenmerge.spec.shared.merged import Merged
@@ -32,6 +33,7 @@ __all__ = [
     "ViTConfig",
     "__version__",
     "available_backends",
+    "export",
     "get_merger",
     "get_vit",
     "load_params",

@@ -298,3 +298,62 @@ def bench(
         )
     except ModuleNotFoundError as error:
         raise _without_pictures("bench", error) from None
+
+
+@app.command()
+def export(
+    model: Annotated[
+        str, typer.Argument(help="A name of timm, a folder or name of Hugging Face, tokenmerge:NAME, or a .pt file.")
+    ],
+    out: Annotated[Path, typer.Option(metavar="FILE", help="Where the model goes.")],
+    format: Annotated[
+        str, typer.Option(metavar="NAME", help="onnx, openvino, executorch, aoti, torch-export or stablehlo.")
+    ] = "onnx",
+    merger: Annotated[str, typer.Option(metavar="NAME", help="tome, ats, patch_merger, ltm or none.")] = "none",
+    r: Annotated[str | None, typer.Option("--r", help="tome: tokens to remove per block, or one number each.")] = None,
+    max_tokens: Annotated[str | None, typer.Option(metavar="NUMBERS", help="ats: budgets of the first blocks.")] = None,
+    num_tokens_out: Annotated[int | None, typer.Option(metavar="NUMBER", help="patch_merger: tokens it makes.")] = None,
+    compression_ratio: Annotated[
+        float | None, typer.Option(metavar="NUMBER", help="ltm: share of the tokens that a block leaves.")
+    ] = None,
+    weights: Annotated[Path | None, typer.Option(metavar="FILE", help="Safetensors; else random parameters.")] = None,
+    batch: Annotated[int | None, typer.Option(metavar="NUMBER", help="Images in a call; else any number.")] = None,
+    dtype: Annotated[str, typer.Option(metavar="NAME", help="float32, float16 or bfloat16.")] = "float32",
+    int8: Annotated[bool, typer.Option("--int8", help="onnx: linear maps in eight bits.")] = False,
+    with_plans: Annotated[bool, typer.Option("--with-plans", help="The composed plan comes out, too.")] = False,
+    opset: Annotated[int | None, typer.Option(metavar="NUMBER", help="Of ONNX; else the exporter's own.")] = None,
+    image: Annotated[
+        list[Path] | None, typer.Option(metavar="FILE", help="To compare on, may be repeated; else a portrait.")
+    ] = None,
+    batch_size: Annotated[
+        list[int] | None, typer.Option(metavar="NUMBER", help="To time with, may be repeated; else 1 and 8.")
+    ] = None,
+    threads: Annotated[int | None, typer.Option(metavar="NUMBER", help="Of the runtime; else its own choice.")] = None,
+    seconds: Annotated[float, typer.Option(help="For each timing.")] = 2.0,
+) -> None:
+    """Write a model with a merger in it for another runtime, and hold the file against eager PyTorch.
+
+    Exit status: 0 if the file agrees, 1 if it does not, 2 for a mistake in the command.
+    """
+    from tokenmerge.commands.needs import require_torch
+
+    require_torch("export")
+    from tokenmerge.deploy.command import run
+    from tokenmerge.deploy.request import Request
+
+    agrees = run(
+        model,
+        Request(out, format, batch, dtype, int8, with_plans, opset),
+        merger=merger,
+        weights=weights,
+        images=tuple(image or ()),
+        batches=tuple(batch_size or (1, 8)),
+        threads=threads,
+        seconds=seconds,
+        r=r,
+        max_tokens=max_tokens,
+        num_tokens_out=num_tokens_out,
+        compression_ratio=compression_ratio,
+    )
+    if not agrees:
+        raise typer.Exit(1)

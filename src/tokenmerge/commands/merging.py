@@ -71,6 +71,20 @@ def merging_from_options(
     return None
 
 
+def patch_options(merger: str, *, owner: str = "patch", **options: Any) -> dict[str, Any]:
+    """The options of `tokenmerge.patch` that a merger's one option on the command line says.
+
+    Raises:
+        TypeError, ValueError: as `merging_from_options`.
+
+    >>> patch_options("ats", max_tokens="128,64")
+    {'max_tokens': (128, 64)}
+    """
+    made = merging_from_options(merger, owner=owner, **options)
+    needed = NEEDS[merger]
+    return {} if needed is None else {needed: getattr(made, needed)}
+
+
 def network_options(merging: Merging | None) -> dict[str, Any]:
     """Options of `ViTConfig` for a merging: PatchMerger leaves no class token, so the network must pool.
 

@@ -25,9 +25,12 @@ def sample_plans(outcome: Outcome) -> list[spec.Plan]:
     for i in range(len(outcome.tokens)):
         mask = None if masks is None else masks[i]
         if "assignment" in fields:
-            plans.append(spec.PartitionPlan(fields["assignment"][i], fields["num_tokens_out"], mask))
+            slot, slots = fields["assignment"][i], fields["num_tokens_out"]
+            # the checks of decisions say what is wrong with a slot that is not there; here nothing goes to it
+            plans.append(spec.PartitionPlan(np.where((slot >= -1) & (slot < slots), slot, -1), slots, mask))
         elif "indices" in fields:
-            plans.append(spec.SelectionPlan(fields["indices"][i], mask, fields["num_tokens_in"]))
+            token, tokens = fields["indices"][i], fields["num_tokens_in"]
+            plans.append(spec.SelectionPlan(np.clip(token, 0, max(tokens - 1, 0)), mask, tokens))
         else:
             plans.append(spec.DensePlan(fields["weights"][i].astype(np.float64), mask))
     return plans

@@ -56,6 +56,7 @@ def scores(attn: Array, value: Array, *, score: str = "per_head", mask: Array | 
     >>> scores(attn, value)
     array([1. , 0.3])
     """
+    check.ats_scores(attn, value, score, mask)
     work = working_dtype(attn.dtype, value.dtype)
     row = (attn[:, 0, :] if attn.ndim == 3 else attn).astype(work)[:, 1:]
     length_squared = (value.astype(work) ** 2).sum(axis=2)[:, 1:]
@@ -110,7 +111,7 @@ def plan(
     >>> chosen.indices, chosen.mask
     (array([0, 1, 3, 0]), array([ True,  True,  True, False]))
     """
-    check_ats(max_tokens, score, sampling)
+    max_tokens = check_ats(max_tokens, score, sampling)
     _, n, _ = check.ats(attn, value, mask, uniforms, noise, max_tokens, sampling)
     if n == 0:
         return SelectionPlan(np.zeros(0, int), np.zeros(0, bool), 0)

@@ -50,7 +50,7 @@ def attention_weights(
     >>> attention_weights(q, k, size=np.array([2.0, 1.0]))
     array([[[0.66666667, 0.33333333]]])
     """
-    check.attention(query, key, size, mask)
+    check.attention(query, key, size, mask, scale)
     work = working_dtype(query.dtype, key.dtype)
     logits = work.type(query.shape[2] ** -0.5 if scale is None else scale) * (
         query.astype(work) @ key.astype(work).transpose(0, 2, 1)
@@ -84,7 +84,7 @@ def attention(
     >>> attention(q, k, v, size=np.array([2.0, 1.0]))
     array([[[1.]]])
     """
-    check.sample("attention", "value", value, "H N d", **check.attention(query, key, size, mask))
+    check.sample("attention", "value", value, "H N d", **check.attention(query, key, size, mask, scale))
     weights = attention_weights(query, key, size=size, mask=mask, scale=scale)
     real = np.ones(key.shape[1], bool) if mask is None else mask
     return (weights @ np.where(real[:, None], value, 0).astype(weights.dtype)).astype(query.dtype)

@@ -179,7 +179,7 @@ class PatchMerger(_Merger):
         eps: float = 1e-5,
         seed: int = 0,
     ) -> None:
-        arguments.check_patch_merger(dim, num_tokens_out, logit_scale, eps, seed)
+        arguments.check_patch_merger(dim, num_tokens_out, logit_scale, eps, seed, normalize, use_bias)
         self.dim, self.logit_scale, self.normalize, self.eps = dim, logit_scale, normalize, eps
         self.queries = initial_queries(num_tokens_out, dim, seed)
         self.scale = np.ones(dim, np.float32)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from tokenmerge.spec import plan as plans
+from tokenmerge.spec.shared.arguments import check_composable, check_plans
 from tokenmerge.spec.shared.calls import Calls
 
 Array = np.ndarray[Any, Any]
@@ -42,11 +43,17 @@ class BatchPlan:
         return None if self.shape.mask is None else self._stack(lambda plan: plan.mask)
 
     def __getattr__(self, field: str) -> Array:
+        # `shape` itself is asked for before it is there, when a plan is copied or read from a pickle
         if field not in ("assignment", "indices", "weights") or not hasattr(self.shape, field):
-            raise AttributeError(f"{type(self.shape).__name__} has no {field!r}")
+            raise AttributeError(f"{type(self).__name__} has no {field!r}")
         return self._stack(lambda plan: getattr(plan, field))
 
+    @property
+    def _batch(self) -> int:
+        return len(self.samples)
+
     def matrix(self, size: Array | None = None) -> Array:
+        check.optional("plan", "size", size, "N", B=self._batch, N=self.num_tokens_in)
         return self._stack(lambda plan, size: plan.matrix(size), size)
 
     def share(self) -> Array:
@@ -58,6 +65,7 @@ class BatchPlan:
         return self._stack(lambda plan, x, size: plan.merge(x, size), x, size)
 
     def merge_size(self, size: Array | None = None) -> Array:
+        check.optional("plan", "size", size, "N", B=self._batch, N=self.num_tokens_in)
         return self._stack(lambda plan, size: plan.merge_size(size), size)
 
     def unmerge(self, y: Array) -> Array:
@@ -81,6 +89,9 @@ def compose(first: BatchPlan, second: BatchPlan, size: Array | None = None) -> B
     >>> compose(swap, swap).indices
     array([[0, 1]])
     """
+    check_plans(first, second, BatchPlan)
+    check_composable(first.num_tokens_out, second.num_tokens_in)
+    check.optional("plan", "size", size, "N", B=first._batch, N=first.num_tokens_in)
     samples = (
         plans.compose(one, two, None if size is None else size[i])
         for i, (one, two) in enumerate(zip(first.samples, second.samples, strict=True))

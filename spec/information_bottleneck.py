@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from tokenmerge.spec.precision import working_dtype
+from tokenmerge.spec.shared.arguments import check_integer
 from tokenmerge.spec.shared.calls import Calls
 from tokenmerge.spec.softmax import softmax
 
@@ -65,8 +66,7 @@ def estimate_q(phi_out: Array, labels: Array, num_classes: int | None = None) ->
     array([[0.8, 0. ],
            [0.2, 1. ]])
     """
-    check.estimate_q(phi_out, labels, num_classes)
-    classes = int(labels.max(initial=-1)) + 1 if num_classes is None else num_classes
+    classes = check.estimate_q(phi_out, labels, num_classes)
     q = np.zeros((phi_out.shape[1], classes), working_dtype(phi_out.dtype))
     for y in range(classes):
         members = phi_out[labels == y].astype(q.dtype)
@@ -103,7 +103,7 @@ def mutual_information(p_ab: Array) -> Array:
     >>> round(float(mutual_information(np.array([[0.5, 0.0], [0.0, 0.5]]))), 6)
     0.693147
     """
-    check.array("information_bottleneck", "p_ab", p_ab, "A B")
+    check.mutual_information(p_ab)
     p = p_ab.astype(working_dtype(p_ab.dtype))
     p_a, p_b = p.sum(axis=1, keepdims=True), p.sum(axis=0, keepdims=True)
     return np.asarray((p * (_log(p) - _log(p_a) - _log(p_b))).sum())
@@ -147,7 +147,9 @@ def ib_gradient(z: Array, mask: Array, centroids: Array, q: Array, label: int) -
            [2.079]])
     """
     phi = mask_scores(z, mask, centroids)
-    check.array("information_bottleneck", "q", q, "A Y", A=len(centroids))
+    _, classes = check.array("information_bottleneck", "q", q, "A Y", A=len(centroids))
+    label = check_integer("information_bottleneck", "label", label, minimum=0)
+    check.entries("information_bottleneck", "label", np.array(label), 0, classes, "Y")
     log_q = _log(q[:, label].astype(phi.dtype))
     surprise = phi * (log_q - (phi * log_q).sum())
     pulled = (surprise[:, None, None] * centroids.astype(phi.dtype)).sum(axis=0)

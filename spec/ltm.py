@@ -87,7 +87,7 @@ def plan(
     array([[2.],
            [6.]])
     """
-    check_ltm(1, compression_ratio, protected, prior_smoothing)
+    protected = check_ltm(1, compression_ratio, protected, prior_smoothing)
     n, c = check.ltm(z, weight, prior, mask, compression_ratio, protected)
     width = ltm_tokens_out(n - protected, compression_ratio)
 
@@ -120,4 +120,5 @@ def chain(plan: DensePlan, protected: int = 0) -> Array:
     >>> chain(plan(np.ones((4, 1)), weight=np.zeros(1), compression_ratio=0.5)).shape
     (4, 2)
     """
+    protected = check.chain(plan, protected, DensePlan)
     return plan.weights[protected:, protected:].T

@@ -41,6 +41,7 @@ def layer_norm(x: Array, scale: Array, bias: Array | None = None, *, eps: float 
     >>> layer_norm(np.array([[1.0, 3.0]]), np.ones(2), eps=0.0)
     array([[-1.,  1.]])
     """
+    check.layer_norm(x, scale, bias, eps)
     x = x.astype(working_dtype(x.dtype))
     deviation = x - x.mean(axis=1, keepdims=True)
     variance = (deviation**2).mean(axis=1, keepdims=True) + x.dtype.type(eps)
@@ -88,7 +89,7 @@ def plan(
     array([[0.5, 0.5, 0. ]])
     """
     _, c = check.patch_merger(x, queries, scale, bias, mask)
-    check_patch_merger(c, 1, logit_scale, eps)
+    check_patch_merger(c, 1, logit_scale, eps, normalize=normalize)
     scale = np.ones(c, x.dtype) if scale is None else scale
     normalized = inputs(x, scale, bias, normalize, eps, mask)
     factor = normalized.dtype.type(c**-0.5 if logit_scale is None else logit_scale)

@@ -36,9 +36,11 @@ from typing import Any
 import numpy as np
 
 from tokenmerge.spec.precision import working_dtype
-from tokenmerge.spec.shared.arguments import check_array, check_composable
+from tokenmerge.spec.shared.arguments import check_composable, check_plans
+from tokenmerge.spec.shared.calls import Calls
 
 Array = np.ndarray[Any, Any]
+check = Calls(np.ndarray, batched=False)
 
 
 class Plan:
@@ -70,7 +72,7 @@ class Plan:
         Raises:
             TypeError, ValueError: `x` is not floating point or not `(N,C)`; `size` is not `(N,)`.
         """
-        check_array("plan", "x", x, "N C", N=self.num_tokens_in)
+        check.array("plan", "x", x, "N C", N=self.num_tokens_in)
         return _apply(self.matrix(_sizes(size, self.num_tokens_in, x.dtype)), x)
 
     def merge_size(self, size: Array | None = None) -> Array:
@@ -86,7 +88,7 @@ class Plan:
         Raises:
             TypeError, ValueError: `y` is not floating point or not `(P,C)`.
         """
-        check_array("plan", "y", y, "P C", P=self.num_tokens_out)
+        check.array("plan", "y", y, "P C", P=self.num_tokens_out)
         return _apply(self.share(), y)
 
 
@@ -116,11 +118,9 @@ class PartitionPlan(Plan):
     mask: Array | None = None
 
     def __post_init__(self) -> None:
-        (n,) = check_array("plan", "assignment", self.assignment, "N", kind="integer")
-        if self.num_tokens_out is None:
-            object.__setattr__(self, "num_tokens_out", int(self.assignment.max(initial=-1)) + 1)
-        _check_mask(self.mask, self.num_tokens_out)
-        object.__setattr__(self, "num_tokens_in", n)
+        width = check.partition(self.assignment, self.num_tokens_out, self.mask)
+        object.__setattr__(self, "num_tokens_out", width)
+        object.__setattr__(self, "num_tokens_in", len(self.assignment))
 
     def matrix(self, size: Array | None = None) -> Array:
         size = np.ones(self.num_tokens_in) if size is None else _sizes(size, self.num_tokens_in, np.float32)
@@ -152,13 +152,11 @@ class SelectionPlan(Plan):
     num_tokens_in: int = None  # type: ignore[assignment]  # resolved below
 
     def __post_init__(self) -> None:
-        (p,) = check_array("plan", "indices", self.indices, "P", kind="integer")
-        if self.num_tokens_in is None:
-            object.__setattr__(self, "num_tokens_in", int(self.indices.max(initial=-1)) + 1)
-        _check_mask(self.mask, p)
-        object.__setattr__(self, "num_tokens_out", p)
+        object.__setattr__(self, "num_tokens_in", check.selection(self.indices, self.mask, self.num_tokens_in))
+        object.__setattr__(self, "num_tokens_out", len(self.indices))
 
     def matrix(self, size: Array | None = None) -> Array:
+        check.optional("plan", "size", size, "N", N=self.num_tokens_in)
         w = np.zeros((self.num_tokens_out, self.num_tokens_in), None if size is None else working_dtype(size.dtype))
         for slot, token in enumerate(self.indices):
             if self.mask is None or self.mask[slot]:
@@ -183,12 +181,12 @@ class DensePlan(Plan):
     mask: Array | None = None
 
     def __post_init__(self) -> None:
-        p, n = check_array("plan", "weights", self.weights, "P N")
-        _check_mask(self.mask, p)
+        p, n = check.dense(self.weights, self.mask)
         object.__setattr__(self, "num_tokens_in", n)
         object.__setattr__(self, "num_tokens_out", p)
 
     def matrix(self, size: Array | None = None) -> Array:
+        check.optional("plan", "size", size, "N", N=self.num_tokens_in)
         return self.weights
 
 
@@ -213,6 +211,7 @@ def compose(first: Plan, second: Plan, size: Array | None = None) -> Plan:
     >>> compose(PartitionPlan(np.array([0, 1, 1, 2])), PartitionPlan(np.array([0, 1, 0]))).assignment
     array([0, 1, 1, 0])
     """
+    check_plans(first, second, Plan)
     check_composable(first.num_tokens_out, second.num_tokens_in)
     if isinstance(first, DensePlan) or isinstance(second, DensePlan):
         return DensePlan(second.matrix(first.merge_size(size)) @ first.matrix(size), second.mask)
@@ -226,11 +225,6 @@ def compose(first: Plan, second: Plan, size: Array | None = None) -> Plan:
     return PartitionPlan(assignment, second.num_tokens_out, second.mask)
 
 
-def _check_mask(mask: Array | None, num_tokens_out: int) -> None:
-    if mask is not None:
-        check_array("plan", "mask", mask, "P", kind="bool", P=num_tokens_out)
-
-
 def _real(plan: Plan) -> Array:
     return np.ones(plan.num_tokens_out, bool) if plan.mask is None else plan.mask
 
@@ -238,7 +232,7 @@ def _real(plan: Plan) -> Array:
 def _assignment(plan: Plan) -> Array:
     """A partition's assignment, or a selection's: kept tokens have a slot of their own, the others are dropped."""
     if isinstance(plan, PartitionPlan):
-        return plan.assignment
+        return plan.assignment.astype(np.intp)
     assert isinstance(plan, SelectionPlan)
     slot_of = np.full(plan.num_tokens_in, -1)
     for slot in np.flatnonzero(_real(plan)):
@@ -250,7 +244,7 @@ def _sizes(size: Array | None, num_tokens: int, dtype: Any) -> Array:
     """The sizes, or ones, in float32 at least and no coarser than `dtype`."""
     if size is None:
         return np.ones(num_tokens, working_dtype(dtype))
-    check_array("plan", "size", size, "N", N=num_tokens)
+    check.array("plan", "size", size, "N", N=num_tokens)
     return size.astype(working_dtype(dtype, size.dtype))
 
 
@@ -258,7 +252,8 @@ def _apply(matrix: Array, vectors: Array) -> Array:
     """`matrix @ vectors` where an entry that is zero keeps even NaN and infinity out (padding may hold anything)."""
     work = np.result_type(working_dtype(vectors.dtype), matrix.dtype)
     out = np.zeros((matrix.shape[0], vectors.shape[1]), work)
-    for row, weights in enumerate(matrix):
-        used = np.flatnonzero(weights)
-        out[row] = weights[used].astype(work) @ vectors[used].astype(work)
+    with np.errstate(invalid="ignore"):  # infinity less infinity is NaN, and says so in the result
+        for row, weights in enumerate(matrix):
+            used = np.flatnonzero(weights)
+            out[row] = weights[used].astype(work) @ vectors[used].astype(work)
     return out.astype(vectors.dtype)

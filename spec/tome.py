@@ -57,6 +57,7 @@ def normalize(metric: Array) -> Array:
            [0. , 0. ],
            [0. , 0. ]])
     """
+    check.sample("normalize", "metric", metric, "N D")
     m = metric.astype(working_dtype(metric.dtype))
     largest = np.abs(m).max(axis=1, keepdims=True, initial=0)
     has_direction = np.isfinite(largest) & (largest > 0)
@@ -105,7 +106,7 @@ def plan(
     >>> plan(metric, r=1).assignment
     array([1, 1, 0, 2])
     """
-    check_tome(r, protected, order, matching, k)
+    r, protected, k = check_tome(r, protected, order, matching, k)
     n, _ = check.tome(metric, mask, permutation, matching, protected)
 
     r, k = r or 0, k or 1  # only one of the two is used

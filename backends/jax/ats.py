@@ -11,8 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tokenmerge.backends.jax.check import check
 from tokenmerge.backends.jax.merger import Merger
-from tokenmerge.backends.jax.plan import SelectionPlan, check
+from tokenmerge.backends.jax.plan import SelectionPlan
 from tokenmerge.backends.jax.precision import safe_divide, safe_norm, working_dtype
 from tokenmerge.spec.shared import arguments
 from tokenmerge.spec.shared.merged import Merged
@@ -26,6 +27,7 @@ def draw_uniforms(key: Array, batch: int, max_tokens: int) -> Array:
     >>> draw_uniforms(jax.random.key(0), 2, 3).shape
     (2, 3)
     """
+    batch, max_tokens = check.draw("draw_uniforms", key, batch=batch, max_tokens=max_tokens)
     return jax.random.uniform(key, (batch, max_tokens), jnp.float32)
 
 
@@ -35,6 +37,9 @@ def draw_noise(key: Array, batch: int, max_tokens: int, num_tokens: int) -> Arra
     >>> draw_noise(jax.random.key(0), 2, 3, 5).shape
     (2, 3, 4)
     """
+    batch, max_tokens, num_tokens = check.draw(
+        "draw_noise", key, batch=batch, max_tokens=max_tokens, num_tokens=num_tokens
+    )
     return jax.random.gumbel(key, (batch, max_tokens, max(num_tokens - 1, 0)), jnp.float32)
 
 
@@ -45,6 +50,7 @@ def scores(attn: Array, value: Array, *, score: str = "per_head", mask: Array | 
         attn: `(B,H,N,N)` after softmax, or the class row alone `(B,H,N)`; value: `(B,H,N,d)`.
         score: "per_head" or "concat"; mask: `(B,N)` bool, masked tokens score 0.
     """
+    check.ats_scores(attn, value, score, mask)
     return _scores(_class_row(attn), value, mask, score=score)
 
 
@@ -92,7 +98,7 @@ def plan(
     >>> plan(attn, value, max_tokens=3).indices.tolist()
     [[0, 1, 3, 0]]
     """
-    arguments.check_ats(max_tokens, score, sampling)
+    max_tokens = arguments.check_ats(max_tokens, score, sampling)
     _, n, _ = check.ats(attn, value, mask, uniforms, noise, max_tokens, sampling)
     row = _class_row(attn) if n else attn
     arrays = jax.lax.stop_gradient((row, value, mask, uniforms, noise))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from tokenmerge.backends.jax.plan import check
+from tokenmerge.backends.jax.check import check
 from tokenmerge.backends.jax.precision import matmul, safe_log, softmax, working_dtype
 
 Array = jax.Array
@@ -32,7 +32,7 @@ def attention_weights(
     >>> attention_weights(q, k, size=jnp.array([[2.0, 1.0, 1.0]])).tolist()
     [[[[0.5, 0.25, 0.25]]]]
     """
-    check.attention(query, key, size, mask)
+    check.attention(query, key, size, mask, scale)
     return _weights(query, key, size, mask, scale)
 
 
@@ -51,7 +51,7 @@ def attention(
     >>> attention(q, k, v, size=jnp.array([[2.0, 1.0]])).round(6).tolist()
     [[[[1.0]]]]
     """
-    check.sample("attention", "value", value, "H N d", **check.attention(query, key, size, mask))
+    check.sample("attention", "value", value, "H N d", **check.attention(query, key, size, mask, scale))
     return _attention(query, key, value, size, mask, scale)
 
 

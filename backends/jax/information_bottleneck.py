@@ -10,7 +10,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from tokenmerge.backends.jax.plan import check
+from tokenmerge.backends.jax.check import check
 from tokenmerge.backends.jax.precision import matmul, safe_divide, safe_norm, softmax, working_dtype
 
 Array = jax.Array
@@ -51,9 +51,7 @@ def estimate_q(phi_out: Array, labels: Array, num_classes: int | None = None) ->
     >>> estimate_q(jnp.array([[0.75, 0.25], [0.25, 0.75], [0.0, 1.0]]), jnp.array([0, 0, 1])).tolist()
     [[0.5, 0.0], [0.5, 1.0]]
     """
-    check.estimate_q(phi_out, labels, num_classes)
-    classes = int(labels.max(initial=-1)) + 1 if num_classes is None else num_classes
-    return _estimate_q(phi_out, labels, classes)
+    return _estimate_q(phi_out, labels, check.estimate_q(phi_out, labels, num_classes))
 
 
 @partial(jax.jit, static_argnums=2)
@@ -94,7 +92,7 @@ def mutual_information(p_ab: Array) -> Array:
     >>> round(float(mutual_information(jnp.array([[0.5, 0.0], [0.0, 0.5]]))), 6)
     0.693147
     """
-    check.array("information_bottleneck", "p_ab", p_ab, "A B")
+    check.mutual_information(p_ab)
     return _mutual_information(p_ab)
 
 
@@ -141,9 +139,7 @@ def ib_gradient(z: Array, mask: Array, centroids: Array, q: Array, labels: Array
     >>> (ib_gradient(z, mask, centroids, q, jnp.array([0])) / jnp.log(2.0)).round(1).tolist()
     [[[1.5], [3.0]]]
     """
-    check.mask_scores(z, mask, centroids)
-    check.array("information_bottleneck", "q", q, "A Y", A=centroids.shape[0])
-    check.array("information_bottleneck", "labels", labels, "B", "integer", B=z.shape[0])
+    check.ib_gradient(z, mask, centroids, q, labels)
     return _ib_gradient(z, mask, centroids, q, labels)
 
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import linen
 
 from tokenmerge.backends.jax import patch_merger
-from tokenmerge.backends.jax.plan import check
+from tokenmerge.backends.jax.check import check
 from tokenmerge.backends.jax.vit import ViTOutput, vit
 from tokenmerge.spec.shared import arguments
 from tokenmerge.spec.shared.merged import Merged

@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from tokenmerge.backends.jax.check import check
 from tokenmerge.backends.jax.merger import Merger
-from tokenmerge.backends.jax.plan import DensePlan, check
+from tokenmerge.backends.jax.plan import DensePlan
 from tokenmerge.backends.jax.precision import matmul, safe_divide, safe_log, softmax, working_dtype
 from tokenmerge.spec.shared import arguments
 from tokenmerge.spec.shared.merged import Merged
@@ -69,7 +70,7 @@ def plan(
     >>> plan(z, weight=jnp.zeros(1), compression_ratio=0.5, prior_smoothing=0.0).merge(z).tolist()
     [[[2.0], [6.0]]]
     """
-    arguments.check_ltm(1, compression_ratio, protected, prior_smoothing)
+    protected = arguments.check_ltm(1, compression_ratio, protected, prior_smoothing)
     check.ltm(z, weight, prior, mask, compression_ratio, protected)
     options = {"compression_ratio": compression_ratio, "protected": protected, "prior_smoothing": prior_smoothing}
     return _plan(z, weight, prior, mask, **options)
@@ -121,6 +122,7 @@ def chain(plan: DensePlan, protected: int = 0) -> Array:
     >>> chain(plan(jnp.ones((2, 4, 1)), weight=jnp.zeros(1), compression_ratio=0.5)).shape
     (2, 4, 2)
     """
+    protected = check.chain(plan, protected, DensePlan)
     return jnp.swapaxes(plan.weights[:, protected:, protected:], 1, 2)
 
 

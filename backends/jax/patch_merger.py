@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from tokenmerge.backends.jax.check import check
 from tokenmerge.backends.jax.merger import Merger
-from tokenmerge.backends.jax.plan import DensePlan, check
+from tokenmerge.backends.jax.plan import DensePlan
 from tokenmerge.backends.jax.precision import matmul, softmax, working_dtype
 from tokenmerge.spec.shared import arguments
 from tokenmerge.spec.shared.initial import initial_queries
@@ -24,6 +25,7 @@ def layer_norm(x: Array, scale: Array, bias: Array | None = None, *, eps: float 
     >>> layer_norm(jnp.array([[1.0, 3.0]]), jnp.ones(2), eps=0.0).tolist()
     [[-1.0, 1.0]]
     """
+    check.layer_norm(x, scale, bias, eps)
     x = jnp.asarray(x)
     x = x.astype(working_dtype(x))
     deviation = x - jnp.mean(x, axis=-1, keepdims=True)
@@ -89,7 +91,7 @@ def _plan_and_inputs(
     mask: Array | None,
 ) -> tuple[DensePlan, Array]:
     _, c = check.patch_merger(x, queries, scale, bias, mask)
-    arguments.check_patch_merger(c, 1, logit_scale, eps)
+    arguments.check_patch_merger(c, 1, logit_scale, eps, normalize=normalize)
     factor = c**-0.5 if logit_scale is None else float(logit_scale)
     options = {"normalize": normalize, "eps": float(eps)}
     weights, normalized = _weights_and_inputs(x, queries, scale, bias, factor, mask, **options)
@@ -147,7 +149,7 @@ class PatchMerger(Merger):
         eps: float = 1e-5,
         seed: int = 0,
     ) -> None:
-        arguments.check_patch_merger(dim, num_tokens_out, logit_scale, eps, seed)
+        arguments.check_patch_merger(dim, num_tokens_out, logit_scale, eps, seed, normalize, use_bias)
         self.dim, self.num_tokens_out, self.logit_scale = dim, num_tokens_out, logit_scale
         self.normalize, self.use_bias, self.eps = normalize, use_bias, eps
         self.queries = nnx.Param(jnp.asarray(initial_queries(num_tokens_out, dim, seed)))

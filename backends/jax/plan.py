@@ -15,12 +15,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tokenmerge.backends.jax.check import check
 from tokenmerge.backends.jax.precision import matmul, safe_divide, working_dtype
-from tokenmerge.spec.shared.arguments import check_composable
-from tokenmerge.spec.shared.calls import Calls
+from tokenmerge.backends.jax.products import product
+from tokenmerge.spec.shared.arguments import check_composable, check_plans
 
 Array = jax.Array
-check = Calls((jax.Array, np.ndarray))
 AnyPlan = TypeVar("AnyPlan", bound="Plan")
 
 
@@ -80,9 +80,12 @@ class Plan:
         """The sizes, or ones, no coarser than the working precision of `others`."""
         if size is None:
             return jnp.ones((self._batch, self.num_tokens_in), working_dtype(*others))
-        check.array("plan", "size", size, "B N", B=self._batch, N=self.num_tokens_in)
+        self._check_size(size)
         size = jnp.asarray(size)
         return size.astype(working_dtype(size, *others))
+
+    def _check_size(self, size: Array | None) -> None:
+        check.optional("plan", "size", size, "N", B=self._batch, N=self.num_tokens_in)
 
 
 def _pytree(*leaves: str) -> Callable[[type[AnyPlan]], type[AnyPlan]]:
@@ -133,12 +136,9 @@ class PartitionPlan(Plan):
     mask: Array | None = None
 
     def __post_init__(self) -> None:
-        b, n = check.array("plan", "assignment", self.assignment, "B N", "integer")
-        if self.num_tokens_out is None:
-            object.__setattr__(self, "num_tokens_out", int(self.assignment.max(initial=-1)) + 1)
-        if self.mask is not None:
-            check.array("plan", "mask", self.mask, "B P", "bool", B=b, P=self.num_tokens_out)
-        object.__setattr__(self, "num_tokens_in", n)
+        width = check.partition(self.assignment, self.num_tokens_out, self.mask)
+        object.__setattr__(self, "num_tokens_out", width)
+        object.__setattr__(self, "num_tokens_in", self.assignment.shape[1])
 
     @property
     def _batch(self) -> int:
@@ -167,9 +167,11 @@ class PartitionPlan(Plan):
 
     @jax.jit
     def _merge(self, x: Array, size: Array) -> Array:
-        kept = jnp.where(self.assignment[:, :, None] < 0, 0, x)  # not even a gradient sees what is dropped
+        weights = self._weights(size)[:, :, None]
+        # not even a gradient sees what is dropped, or is NaN beside a size of 0
+        unused = (self.assignment[:, :, None] < 0) | ((weights == 0) & ~jnp.isfinite(x))
         # a token alone in its slot has weight exactly 1 and comes through unchanged, to the last bit
-        return self._sum_groups(self._weights(size)[:, :, None] * kept.astype(size.dtype)).astype(x.dtype)
+        return self._sum_groups(weights * jnp.where(unused, 0, x).astype(size.dtype)).astype(x.dtype)
 
     def merge_size(self, size: Array | None = None) -> Array:
         return self._merge_size(self._sizes(size))
@@ -216,18 +218,15 @@ class SelectionPlan(Plan):
     num_tokens_in: int = None  # type: ignore[assignment]  # resolved below
 
     def __post_init__(self) -> None:
-        b, p = check.array("plan", "indices", self.indices, "B P", "integer")
-        if self.mask is not None:
-            check.array("plan", "mask", self.mask, "B P", "bool", B=b, P=p)
-        if self.num_tokens_in is None:
-            object.__setattr__(self, "num_tokens_in", int(self.indices.max(initial=-1)) + 1)
-        object.__setattr__(self, "num_tokens_out", p)
+        object.__setattr__(self, "num_tokens_in", check.selection(self.indices, self.mask, self.num_tokens_in))
+        object.__setattr__(self, "num_tokens_out", self.indices.shape[1])
 
     @property
     def _batch(self) -> int:
         return self.indices.shape[0]
 
     def matrix(self, size: Array | None = None) -> Array:
+        self._check_size(size)
         return self._matrix(None if size is None else working_dtype(jnp.asarray(size)))
 
     @partial(jax.jit, static_argnums=1)
@@ -286,9 +285,7 @@ class DensePlan(Plan):
     mask: Array | None = None
 
     def __post_init__(self) -> None:
-        b, p, n = check.array("plan", "weights", self.weights, "B P N")
-        if self.mask is not None:
-            check.array("plan", "mask", self.mask, "B P", "bool", B=b, P=p)
+        p, n = check.dense(self.weights, self.mask)
         object.__setattr__(self, "num_tokens_in", n)
         object.__setattr__(self, "num_tokens_out", p)
 
@@ -297,6 +294,7 @@ class DensePlan(Plan):
         return self.weights.shape[0]
 
     def matrix(self, size: Array | None = None) -> Array:
+        self._check_size(size)
         return jnp.asarray(self.weights)
 
     def merge(self, x: Array, size: Array | None = None) -> Array:
@@ -340,6 +338,7 @@ def compose(first: Plan, second: Plan, size: Array | None = None) -> Plan:
     >>> compose(first, second).assignment.tolist()
     [[0, 1, 1, 0]]
     """
+    check_plans(first, second, Plan)
     check_composable(first.num_tokens_out, second.num_tokens_in)
     if isinstance(first, DensePlan) or isinstance(second, DensePlan):
         return DensePlan(_product(second.matrix(first.merge_size(size)), first.matrix(size)), second.mask)
@@ -389,8 +388,9 @@ def _gather_or_zero(y: Array, slot: Array) -> Array:
 
 @partial(jax.jit, static_argnums=2)
 def _apply(matrix: Array, vectors: Array, dtype: np.dtype[Any]) -> Array:
-    """`matrix @ vectors` in the working precision of both, then in a dtype."""
-    return _product(matrix, vectors).astype(dtype)
+    """`matrix @ vectors` in the working precision of both, then in a dtype; a zero entry keeps even NaN out."""
+    work = working_dtype(matrix, vectors)
+    return product(matrix.astype(work), vectors.astype(work)).astype(dtype)
 
 
 @jax.jit

@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from tokenmerge.backends.jax.plan import check
+from tokenmerge.backends.jax.check import check
 from tokenmerge.backends.jax.precision import matmul, safe_divide, working_dtype
 
 Array = jax.Array

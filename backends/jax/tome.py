@@ -10,10 +10,12 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from tokenmerge.backends.jax.check import check
 from tokenmerge.backends.jax.matching import nearest
 from tokenmerge.backends.jax.merger import Merger
-from tokenmerge.backends.jax.plan import PartitionPlan, check
+from tokenmerge.backends.jax.plan import PartitionPlan
 from tokenmerge.backends.jax.precision import safe_norm, working_dtype
 from tokenmerge.spec.shared import arguments
 from tokenmerge.spec.shared.merged import Merged
@@ -28,19 +30,44 @@ def draw_permutation(key: Array, batch: int, num_tokens: int) -> Array:
     >>> draw_permutation(jax.random.key(0), 2, 5).shape
     (2, 5)
     """
+    batch, num_tokens = check.draw("draw_permutation", key, batch=batch, num_tokens=num_tokens)
     ordered = jnp.tile(jnp.arange(num_tokens), (batch, 1))
     return jax.random.permutation(key, ordered, axis=1, independent=True)
 
 
-@jax.jit
 def normalize(metric: Array) -> Array:
     """`metric / ||metric||` per token `(B,N,D)`, in working precision; zero where there is no direction."""
+    check.sample("normalize", "metric", metric, "N D")
+    return _normalize(metric)
+
+
+@jax.jit
+def _normalize(metric: Array) -> Array:
     m = jnp.asarray(metric)
     m = m.astype(working_dtype(m))
-    largest = jax.lax.stop_gradient(jnp.max(jnp.abs(m), axis=-1, keepdims=True, initial=0))
+    # XLA divides by a number by multiplying with its reciprocal, which is 0 for the largest numbers of the dtype: they
+    # are made smaller first, and the smallest larger, by a power of two, which rounds nothing
+    far = 2.0 ** (np.finfo(m.dtype).maxexp // 2)
+    largest = _largest(m)
+    m = jnp.where(largest > far, m / far, jnp.where(largest < 1 / far, _enlarged(m, far), m))
+    largest = _largest(m)
     has_direction = jnp.isfinite(largest) & (largest > 0)
     m = jnp.where(has_direction, m, 0) / jnp.where(has_direction, largest, 1)  # keeps the squares in range
     return m / jnp.where(has_direction, safe_norm(m, axis=-1, keepdims=True), 1)
+
+
+def _enlarged(m: Array, factor: float) -> Array:
+    """`m * factor`, a power of two; XLA takes subnormal numbers for 0, so they are read from their bits."""
+    kind = np.finfo(m.dtype)
+    bits = jax.lax.bitcast_convert_type(m, jnp.int32 if kind.bits == 32 else jnp.int64)
+    mantissa = bits & ((1 << kind.nmant) - 1)
+    subnormal = (bits & ((1 << (kind.bits - 1)) - 1)) == mantissa
+    tiny = mantissa.astype(m.dtype) * (float(kind.smallest_subnormal) * factor)
+    return jnp.where(subnormal, jnp.where(bits < 0, -tiny, tiny), m * factor)
+
+
+def _largest(m: Array) -> Array:
+    return jax.lax.stop_gradient(jnp.max(jnp.abs(m), axis=-1, keepdims=True, initial=0))
 
 
 def plan(
@@ -77,7 +104,7 @@ def plan(
     >>> plan(metric, r=1).assignment.tolist()
     [[1, 1, 0, 2]]
     """
-    arguments.check_tome(r, protected, order, matching, k)
+    r, protected, k = arguments.check_tome(r, protected, order, matching, k)
     check.tome(metric, mask, permutation, matching, protected)
 
     metric = jax.lax.stop_gradient(metric)
@@ -100,7 +127,7 @@ def _plan(
     real = jnp.ones(metric.shape[:2], bool) if mask is None else mask
     rank = jnp.cumsum(real, axis=1, dtype=int) - 1  # position among the real tokens
     count = jnp.sum(real, axis=1, keepdims=True, dtype=int)
-    m = normalize(metric)
+    m = _normalize(metric)
     if permutation is not None:
         assignment, used = _random(m, permutation, real, rank, count, r, protected)
     else:
@@ -191,7 +218,7 @@ def _random(
     if most_removed == 0:
         return jnp.where(real, rank, -1), count
     removed = jnp.clip(count - protected - 1, 0, min(r, n))
-    permutation = permutation.astype(int)
+    permutation = jnp.clip(jnp.asarray(permutation).astype(int), 0, max(n - 1, 0))
     shuffled_in = jnp.take_along_axis(real & (rank >= protected), permutation, axis=1)
     shuffled = jnp.take_along_axis(permutation, jnp.argsort(~shuffled_in, axis=1, stable=True), axis=1)
     column, remaining = jnp.arange(n)[None], jnp.maximum(count - protected, 0)

@@ -18,10 +18,11 @@ from flax import nnx
 from tokenmerge.backends.jax import ats, ltm, patch_merger, tome
 from tokenmerge.backends.jax.attention import attention_weights
 from tokenmerge.backends.jax.blockwise import blockwise_attention
+from tokenmerge.backends.jax.check import check
 from tokenmerge.backends.jax.dropout import Dropout
 from tokenmerge.backends.jax.named import Named
 from tokenmerge.backends.jax.patch_merger import layer_norm
-from tokenmerge.backends.jax.plan import DensePlan, PartitionPlan, Plan, SelectionPlan, check, compose
+from tokenmerge.backends.jax.plan import DensePlan, PartitionPlan, Plan, SelectionPlan, compose
 from tokenmerge.backends.jax.pooling import mean_pool
 from tokenmerge.backends.jax.precision import matmul, working_dtype
 from tokenmerge.spec.shared.vit_config import ViTConfig

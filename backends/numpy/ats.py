@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from tokenmerge.backends.numpy.check import check
 from tokenmerge.backends.numpy.merger import Merger
-from tokenmerge.backends.numpy.plan import SelectionPlan, check
+from tokenmerge.backends.numpy.plan import SelectionPlan
 from tokenmerge.backends.numpy.precision import safe_divide, working_dtype
 from tokenmerge.spec.shared import arguments
 from tokenmerge.spec.shared.merged import Merged
@@ -21,6 +22,7 @@ def draw_uniforms(rng: np.random.Generator, batch: int, max_tokens: int) -> Arra
     >>> draw_uniforms(np.random.default_rng(0), 2, 3).shape
     (2, 3)
     """
+    batch, max_tokens = check.draw("draw_uniforms", rng, batch=batch, max_tokens=max_tokens)
     return rng.random((batch, max_tokens), dtype=np.float32)
 
 
@@ -30,6 +32,9 @@ def draw_noise(rng: np.random.Generator, batch: int, max_tokens: int, num_tokens
     >>> draw_noise(np.random.default_rng(0), 2, 3, 5).shape
     (2, 3, 4)
     """
+    batch, max_tokens, num_tokens = check.draw(
+        "draw_noise", rng, batch=batch, max_tokens=max_tokens, num_tokens=num_tokens
+    )
     return rng.gumbel(size=(batch, max_tokens, max(num_tokens - 1, 0))).astype(np.float32)
 
 
@@ -40,6 +45,7 @@ def scores(attn: Array, value: Array, *, score: str = "per_head", mask: Array | 
         attn: `(B,H,N,N)` after softmax, or the class row alone `(B,H,N)`; value: `(B,H,N,d)`.
         score: "per_head" or "concat"; mask: `(B,N)` bool, masked tokens score 0.
     """
+    check.ats_scores(attn, value, score, mask)
     work = working_dtype(attn, value)
     row = (attn[:, :, 0] if attn.ndim == 4 else attn)[:, :, 1:].astype(work)
     others = value[:, :, 1:].astype(work, copy=False)
@@ -83,7 +89,7 @@ def plan(
     >>> plan(attn, value, max_tokens=3).indices
     array([[0, 1, 3, 0]])
     """
-    arguments.check_ats(max_tokens, score, sampling)
+    max_tokens = arguments.check_ats(max_tokens, score, sampling)
     _, n, _ = check.ats(attn, value, mask, uniforms, noise, max_tokens, sampling)
     b, others = value.shape[0], max(n - 1, 0)
 

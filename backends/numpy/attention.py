@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from tokenmerge.backends.numpy.plan import check
+from tokenmerge.backends.numpy.check import check
 from tokenmerge.backends.numpy.precision import softmax, working_dtype
 
 Array = np.ndarray[Any, Any]
@@ -29,7 +29,7 @@ def attention_weights(
     >>> attention_weights(q, k, size=np.array([[2.0, 1.0, 1.0]])).round(2).tolist()
     [[[[0.5, 0.25, 0.25]]]]
     """
-    check.attention(query, key, size, mask)
+    check.attention(query, key, size, mask, scale)
     work = working_dtype(query, key).type
     query = query.astype(work, copy=False) * work(query.shape[3] ** -0.5 if scale is None else scale)
     logits = query @ np.swapaxes(key.astype(work, copy=False), 2, 3)
@@ -56,7 +56,7 @@ def attention(
     >>> attention(q, k, v, size=np.array([[2.0, 1.0]])).round(6).tolist()
     [[[[1.0]]]]
     """
-    check.sample("attention", "value", value, "H N d", **check.attention(query, key, size, mask))
+    check.sample("attention", "value", value, "H N d", **check.attention(query, key, size, mask, scale))
     weights = attention_weights(query, key, size=size, mask=mask, scale=scale)
     if mask is not None:
         value = np.where(mask[:, None, :, None], value, np.zeros((), value.dtype))

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from tokenmerge.backends.numpy.plan import check
+from tokenmerge.backends.numpy.check import check
 from tokenmerge.backends.numpy.precision import safe_divide, softmax, working_dtype
 
 Array = np.ndarray[Any, Any]
@@ -46,8 +46,7 @@ def estimate_q(phi_out: Array, labels: Array, num_classes: int | None = None) ->
     array([[0.8, 0. ],
            [0.2, 1. ]])
     """
-    check.estimate_q(phi_out, labels, num_classes)
-    classes = int(labels.max(initial=-1)) + 1 if num_classes is None else num_classes
+    classes = check.estimate_q(phi_out, labels, num_classes)
     one_hot = (labels[:, None] == np.arange(classes)).astype(working_dtype(phi_out))
     return safe_divide(phi_out.astype(one_hot.dtype).T @ one_hot, one_hot.sum(axis=0))
 
@@ -79,7 +78,7 @@ def mutual_information(p_ab: Array) -> Array:
     >>> round(float(mutual_information(np.array([[0.5, 0.0], [0.0, 0.5]]))), 6)
     0.693147
     """
-    check.array("information_bottleneck", "p_ab", p_ab, "A B")
+    check.mutual_information(p_ab)
     p = p_ab.astype(working_dtype(p_ab), copy=False)
     return np.asarray((p * (_log(p) - _log(p.sum(axis=1, keepdims=True)) - _log(p.sum(axis=0, keepdims=True)))).sum())
 
@@ -116,9 +115,8 @@ def ib_gradient(z: Array, mask: Array, centroids: Array, q: Array, labels: Array
     >>> ib_gradient(z, mask, centroids, q, np.array([0])).round(3).tolist()
     [[[1.04], [2.079]]]
     """
+    check.ib_gradient(z, mask, centroids, q, labels)
     phi = mask_scores(z, mask, centroids)
-    check.array("information_bottleneck", "q", q, "A Y", A=centroids.shape[0])
-    check.array("information_bottleneck", "labels", labels, "B", "integer", B=z.shape[0])
     log_q = _log(q.astype(phi.dtype))[:, labels].T
     surprise = phi * (log_q - (phi * log_q).sum(axis=1, keepdims=True))
     pulled = np.einsum("ba,apc->bcp", surprise, centroids.astype(phi.dtype))

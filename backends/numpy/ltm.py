@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from tokenmerge.backends.numpy.check import check
 from tokenmerge.backends.numpy.merger import Merger
-from tokenmerge.backends.numpy.plan import DensePlan, check
+from tokenmerge.backends.numpy.plan import DensePlan
 from tokenmerge.backends.numpy.precision import safe_divide, softmax, working_dtype
 from tokenmerge.spec.shared import arguments
 from tokenmerge.spec.shared.merged import Merged
@@ -68,7 +69,7 @@ def plan(
     >>> plan(z, weight=np.zeros(1), compression_ratio=0.5, prior_smoothing=0.0).merge(z).tolist()
     [[[2.0], [6.0]]]
     """
-    arguments.check_ltm(1, compression_ratio, protected, prior_smoothing)
+    protected = arguments.check_ltm(1, compression_ratio, protected, prior_smoothing)
     n, c = check.ltm(z, weight, prior, mask, compression_ratio, protected)
     b, width = z.shape[0], ltm_tokens_out(n - protected, compression_ratio)
     if mask is not None:
@@ -106,6 +107,7 @@ def chain(plan: DensePlan, protected: int = 0) -> Array:
     >>> chain(plan(np.ones((2, 4, 1)), weight=np.zeros(1), compression_ratio=0.5)).shape
     (2, 4, 2)
     """
+    protected = check.chain(plan, protected, DensePlan)
     return np.swapaxes(plan.weights[:, protected:, protected:], 1, 2)
 
 

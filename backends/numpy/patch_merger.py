@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from tokenmerge.backends.numpy.check import check
 from tokenmerge.backends.numpy.merger import Merger
-from tokenmerge.backends.numpy.plan import DensePlan, check
+from tokenmerge.backends.numpy.plan import DensePlan
 from tokenmerge.backends.numpy.precision import softmax, working_dtype
 from tokenmerge.spec.shared import arguments
 from tokenmerge.spec.shared.initial import initial_queries
@@ -22,6 +23,7 @@ def layer_norm(x: Array, scale: Array, bias: Array | None = None, *, eps: float 
     >>> layer_norm(np.array([[1.0, 3.0]]), np.ones(2), eps=0.0)
     array([[-1.,  1.]])
     """
+    check.layer_norm(x, scale, bias, eps)
     x = x.astype(working_dtype(x), copy=False)
     deviation = x - x.mean(axis=-1, keepdims=True)
     variance = np.square(deviation).mean(axis=-1, keepdims=True) + x.dtype.type(eps)
@@ -86,7 +88,7 @@ def _plan_and_inputs(
     mask: Array | None,
 ) -> tuple[DensePlan, Array]:
     _, c = check.patch_merger(x, queries, scale, bias, mask)
-    arguments.check_patch_merger(c, 1, logit_scale, eps)
+    arguments.check_patch_merger(c, 1, logit_scale, eps, normalize=normalize)
     normalized = inputs(x, scale, bias, normalize, eps, mask)
     work = normalized.dtype.type
     factor = work(c**-0.5 if logit_scale is None else logit_scale)
@@ -123,7 +125,7 @@ class PatchMerger(Merger):
         eps: float = 1e-5,
         seed: int = 0,
     ) -> None:
-        arguments.check_patch_merger(dim, num_tokens_out, logit_scale, eps, seed)
+        arguments.check_patch_merger(dim, num_tokens_out, logit_scale, eps, seed, normalize, use_bias)
         self.dim, self.num_tokens_out, self.logit_scale = dim, num_tokens_out, logit_scale
         self.normalize, self.use_bias, self.eps = normalize, use_bias, eps
         self.queries = initial_queries(num_tokens_out, dim, seed)

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 from scipy.sparse import csc_matrix
 
+from tokenmerge.backends.numpy.check import check
 from tokenmerge.backends.numpy.precision import safe_divide, working_dtype
-from tokenmerge.spec.shared.arguments import check_composable
-from tokenmerge.spec.shared.calls import Calls
+from tokenmerge.backends.numpy.products import product
+from tokenmerge.spec.shared.arguments import check_composable, check_plans
 
 Array = np.ndarray[Any, Any]
-check = Calls(np.ndarray)
 
 
 class Plan:
@@ -68,8 +68,11 @@ class Plan:
         """The sizes, or ones, no coarser than `dtype`."""
         if size is None:
             return np.ones((self._batch, self.num_tokens_in), dtype)
-        check.array("plan", "size", size, "B N", B=self._batch, N=self.num_tokens_in)
+        self._check_size(size)
         return size.astype(np.result_type(dtype, size), copy=False)
+
+    def _check_size(self, size: Array | None) -> None:
+        check.optional("plan", "size", size, "N", B=self._batch, N=self.num_tokens_in)
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,12 +94,18 @@ class PartitionPlan(Plan):
     mask: Array | None = None
 
     def __post_init__(self) -> None:
-        b, n = check.array("plan", "assignment", self.assignment, "B N", "integer")
-        if self.num_tokens_out is None:
-            object.__setattr__(self, "num_tokens_out", int(self.assignment.max(initial=-1)) + 1)
-        if self.mask is not None:
-            check.array("plan", "mask", self.mask, "B P", "bool", B=b, P=self.num_tokens_out)
-        object.__setattr__(self, "num_tokens_in", n)
+        width = check.partition(self.assignment, self.num_tokens_out, self.mask)
+        object.__setattr__(self, "num_tokens_out", width)
+        object.__setattr__(self, "num_tokens_in", self.assignment.shape[1])
+
+    @classmethod
+    def trusted(cls, assignment: Array, num_tokens_out: int, mask: Array | None = None) -> PartitionPlan:
+        """A plan that we made: nothing is checked."""
+        plan: PartitionPlan = object.__new__(cls)
+        fields = {"assignment": assignment, "num_tokens_out": num_tokens_out, "mask": mask}
+        for name, value in (fields | {"num_tokens_in": assignment.shape[1]}).items():
+            object.__setattr__(plan, name, value)
+        return plan
 
     @property
     def _batch(self) -> int:
@@ -115,8 +124,14 @@ class PartitionPlan(Plan):
 
     def merge(self, x: Array, size: Array | None = None) -> Array:
         size = self._check_merge(x, size)
+        weights = self._weights(size)[:, :, None]
         # a token alone in its slot has weight exactly 1 and comes through unchanged, to the last bit
-        return self._sum_groups(self._weights(size)[:, :, None] * x).astype(x.dtype)
+        with np.errstate(invalid="ignore"):
+            merged = self._sum_groups(weights * x).astype(x.dtype)
+        if np.isfinite(merged).all():
+            return merged
+        x = np.where(weights == 0, np.zeros((), x.dtype), x)  # a member of size 0 beside others keeps even NaN out
+        return self._sum_groups(weights * x).astype(x.dtype)
 
     def merge_size(self, size: Array | None = None) -> Array:
         return self._sum_groups(self._sizes(size, np.float32)[:, :, None])[:, :, 0]
@@ -136,7 +151,8 @@ class PartitionPlan(Plan):
         """Sum `(B,N,C)` over the members of every slot: `(B,P,C)`; dropped tokens go to a row that is cut off."""
         b, _, c = values.shape
         rows = self.num_tokens_out + 1
-        slot = np.where(self.assignment < 0, self.num_tokens_out, self.assignment)
+        slot = self.assignment.astype(np.intp, copy=False)
+        slot = np.where(slot < 0, self.num_tokens_out, slot)
         place = (slot + rows * np.arange(b)[:, None]).reshape(-1)
         if c == 1:
             sums = np.bincount(place, values.reshape(-1), b * rows).astype(values.dtype)
@@ -165,18 +181,15 @@ class SelectionPlan(Plan):
     num_tokens_in: int = None  # type: ignore[assignment]  # resolved below
 
     def __post_init__(self) -> None:
-        b, p = check.array("plan", "indices", self.indices, "B P", "integer")
-        if self.mask is not None:
-            check.array("plan", "mask", self.mask, "B P", "bool", B=b, P=p)
-        if self.num_tokens_in is None:
-            object.__setattr__(self, "num_tokens_in", int(self.indices.max(initial=-1)) + 1)
-        object.__setattr__(self, "num_tokens_out", p)
+        object.__setattr__(self, "num_tokens_in", check.selection(self.indices, self.mask, self.num_tokens_in))
+        object.__setattr__(self, "num_tokens_out", self.indices.shape[1])
 
     @property
     def _batch(self) -> int:
         return self.indices.shape[0]
 
     def matrix(self, size: Array | None = None) -> Array:
+        self._check_size(size)
         one_hot = self.indices[:, :, None] == np.arange(self.num_tokens_in)
         if self.mask is not None:
             one_hot &= self.mask[:, :, None]
@@ -217,9 +230,7 @@ class DensePlan(Plan):
     mask: Array | None = None
 
     def __post_init__(self) -> None:
-        b, p, n = check.array("plan", "weights", self.weights, "B P N")
-        if self.mask is not None:
-            check.array("plan", "mask", self.mask, "B P", "bool", B=b, P=p)
+        p, n = check.dense(self.weights, self.mask)
         object.__setattr__(self, "num_tokens_in", n)
         object.__setattr__(self, "num_tokens_out", p)
 
@@ -228,22 +239,23 @@ class DensePlan(Plan):
         return self.weights.shape[0]
 
     def matrix(self, size: Array | None = None) -> Array:
+        self._check_size(size)
         return self.weights
 
     def merge(self, x: Array, size: Array | None = None) -> Array:
         self._check_merge(x, size)
-        return (self.weights @ x.astype(working_dtype(x), copy=False)).astype(x.dtype)
+        return product(self.weights, x.astype(working_dtype(x), copy=False)).astype(x.dtype)
 
     def share(self) -> Array:
         return np.swapaxes(safe_divide(self.weights, self.weights.sum(axis=1, keepdims=True)), 1, 2)
 
     def merge_size(self, size: Array | None = None) -> Array:
         size = self._sizes(size, working_dtype(self.weights) if size is None else np.float32)
-        return (np.swapaxes(self.share(), 1, 2) @ size[:, :, None])[:, :, 0].astype(size.dtype)
+        return product(np.swapaxes(self.share(), 1, 2), size[:, :, None])[:, :, 0].astype(size.dtype)
 
     def unmerge(self, y: Array) -> Array:
         self._check_unmerge(y)
-        return (self.share() @ y.astype(working_dtype(y), copy=False)).astype(y.dtype)
+        return product(self.share(), y.astype(working_dtype(y), copy=False)).astype(y.dtype)
 
 
 def compose(first: Plan, second: Plan, size: Array | None = None) -> Plan:
@@ -259,6 +271,7 @@ def compose(first: Plan, second: Plan, size: Array | None = None) -> Plan:
     >>> compose(first, second).assignment.tolist()
     [[0, 1, 1, 0]]
     """
+    check_plans(first, second, Plan)
     check_composable(first.num_tokens_out, second.num_tokens_in)
     if isinstance(first, DensePlan) or isinstance(second, DensePlan):
         return DensePlan(second.matrix(first.merge_size(size)) @ first.matrix(size), second.mask)
@@ -282,15 +295,18 @@ def _real(plan: Plan) -> Array:
 def _assignment(plan: Plan) -> Array:
     """A partition's assignment, or a selection's: kept tokens have a slot of their own, the others are dropped."""
     if isinstance(plan, PartitionPlan):
-        return plan.assignment
+        return plan.assignment.astype(np.intp, copy=False)
     assert isinstance(plan, SelectionPlan)
     b, p, n = plan._batch, plan.num_tokens_out, plan.num_tokens_in
     slot_of = np.full((b, n + 1), -1)
-    np.put_along_axis(slot_of, np.where(_real(plan), plan.indices, n), np.broadcast_to(np.arange(p), (b, p)), axis=1)
+    np.put_along_axis(
+        slot_of, np.where(_real(plan), plan.indices.astype(np.intp), n), np.broadcast_to(np.arange(p), (b, p)), axis=1
+    )
     return slot_of[:, :n]
 
 
 def _gather_or_zero(y: Array, slot: Array) -> Array:
     """Row `slot` of `y (B,P,C)` for every token; zeros for slot -1."""
     zeros = np.zeros((y.shape[0], 1, y.shape[2]), y.dtype)
-    return np.take_along_axis(np.concatenate([y, zeros], axis=1), slot[:, :, None], axis=1)
+    row = slot.astype(np.intp, copy=False)[:, :, None]
+    return np.take_along_axis(np.concatenate([y, zeros], axis=1), row, axis=1)

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from tokenmerge.backends.numpy.plan import check
+from tokenmerge.backends.numpy.check import check
 from tokenmerge.backends.numpy.precision import safe_divide, working_dtype
 
 Array = np.ndarray[Any, Any]

@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from tokenmerge.backends.numpy.check import check
 from tokenmerge.backends.numpy.matching import nearest
 from tokenmerge.backends.numpy.merger import Merger
-from tokenmerge.backends.numpy.plan import PartitionPlan, check
+from tokenmerge.backends.numpy.plan import PartitionPlan
 from tokenmerge.backends.numpy.precision import working_dtype
 from tokenmerge.spec.shared import arguments
 from tokenmerge.spec.shared.merged import Merged
@@ -27,11 +28,13 @@ def draw_permutation(rng: np.random.Generator, batch: int, num_tokens: int) -> A
     >>> draw_permutation(np.random.default_rng(0), 2, 5).shape
     (2, 5)
     """
+    batch, num_tokens = check.draw("draw_permutation", rng, batch=batch, num_tokens=num_tokens)
     return rng.permuted(np.tile(np.arange(num_tokens), (batch, 1)), axis=1)
 
 
 def normalize(metric: Array) -> Array:
     """`metric / ||metric||` per token `(B,N,D)`, in working precision; zero where there is no direction."""
+    check.sample("normalize", "metric", metric, "N D")
     m = metric.astype(working_dtype(metric))
     largest = np.abs(m).max(axis=-1, keepdims=True, initial=0)
     has_direction = np.isfinite(largest) & (largest > 0)
@@ -74,7 +77,7 @@ def plan(
     >>> plan(metric, r=1).assignment
     array([[1, 1, 0, 2]])
     """
-    arguments.check_tome(r, protected, order, matching, k)
+    r, protected, k = arguments.check_tome(r, protected, order, matching, k)
     n, _ = check.tome(metric, mask, permutation, matching, protected)
 
     r, k = r or 0, k or 1  # only one of the two is used
@@ -95,9 +98,9 @@ def plan(
 
     if mask is None:
         width = kth_tokens_out(n, k, protected) if matching == "kth" else n - tokens_removed(n, r, protected, matching)
-        return PartitionPlan(assignment, width)
+        return PartitionPlan.trusted(assignment, width)
     width = kth_width(n, k, protected) if matching == "kth" else n - tokens_removed(n, r, protected, matching)
-    return PartitionPlan(assignment, width, np.arange(width) < used)
+    return PartitionPlan.trusted(assignment, width, np.arange(width) < used)
 
 
 def _bipartite(m: Array, count: Array, r: int, protected: int, order: str) -> tuple[Array, Array]:
@@ -167,7 +170,7 @@ def _random(
     target = nearest(m[:, :most_removed], m, (column >= removed) & (column < remaining))[1]
     column_of = np.broadcast_to(column, shuffled.shape).copy()
     column_of[:, :most_removed] = np.where(column[:most_removed] < removed, target, column[:most_removed])
-    assignment = np.empty(shuffled.shape, np.intp)
+    assignment = np.full(shuffled.shape, -1)
     np.put_along_axis(assignment, shuffled, protected + column_of - removed, axis=1)
     assignment = np.where((rank < protected) | (removed == 0), rank, assignment)
     return np.where(real, assignment, -1), count - removed

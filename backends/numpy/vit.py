@@ -10,8 +10,9 @@ from scipy.special import erf
 
 from tokenmerge.backends.numpy import ats, ltm, patch_merger, tome
 from tokenmerge.backends.numpy.attention import attention, attention_weights
+from tokenmerge.backends.numpy.check import check
 from tokenmerge.backends.numpy.patch_merger import layer_norm
-from tokenmerge.backends.numpy.plan import DensePlan, PartitionPlan, Plan, SelectionPlan, check, compose
+from tokenmerge.backends.numpy.plan import DensePlan, PartitionPlan, Plan, SelectionPlan, compose
 from tokenmerge.backends.numpy.pooling import mean_pool
 from tokenmerge.backends.numpy.precision import working_dtype
 from tokenmerge.spec.shared.vit_config import ViTConfig

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import torch
 
+from tokenmerge.backends.torch.check import check
 from tokenmerge.backends.torch.merger import Merger
-from tokenmerge.backends.torch.plan import SelectionPlan, check
+from tokenmerge.backends.torch.plan import SelectionPlan
 from tokenmerge.backends.torch.precision import safe_divide, working_dtype
 from tokenmerge.backends.torch.ties import descending, first_max, true_first
 from tokenmerge.spec.shared import arguments
@@ -22,6 +23,7 @@ def draw_uniforms(
     >>> draw_uniforms(torch.Generator(), 2, 3).shape
     torch.Size([2, 3])
     """
+    batch, max_tokens = check.draw("draw_uniforms", generator, batch=batch, max_tokens=max_tokens)
     return torch.rand((batch, max_tokens), generator=generator, dtype=torch.float32, device=device)
 
 
@@ -37,6 +39,13 @@ def draw_noise(
     >>> draw_noise(torch.Generator(), 2, 3, 5).shape
     torch.Size([2, 3, 4])
     """
+    batch, max_tokens, num_tokens = check.draw(
+        "draw_noise",
+        generator,
+        batch=batch,
+        max_tokens=max_tokens,
+        num_tokens=num_tokens,
+    )
     shape = (batch, max_tokens, max(num_tokens - 1, 0))
     # the logarithm of an exponential variable, which is never 0, where the textbook's -log(-log(u)) can meet u = 0
     return -torch.empty(shape, dtype=torch.float32, device=device).exponential_(generator=generator).log()
@@ -49,6 +58,7 @@ def scores(attn: Tensor, value: Tensor, *, score: str = "per_head", mask: Tensor
         attn: `(B,H,N,N)` after softmax, or the class row alone `(B,H,N)`; value: `(B,H,N,d)`.
         score: "per_head" or "concat"; mask: `(B,N)` bool, masked tokens score 0.
     """
+    check.ats_scores(attn, value, score, mask)
     work = working_dtype(attn, value)
     row = (attn[:, :, 0] if attn.ndim == 4 else attn)[:, :, 1:].to(work)
     others = value[:, :, 1:].to(work)
@@ -92,7 +102,7 @@ def plan(
     >>> plan(attn, value, max_tokens=3).indices
     tensor([[0, 1, 3, 0]])
     """
-    arguments.check_ats(max_tokens, score, sampling)
+    max_tokens = arguments.check_ats(max_tokens, score, sampling)
     _, n, _ = check.ats(attn, value, mask, uniforms, noise, max_tokens, sampling)
     b, others = value.shape[0], max(n - 1, 0)
 
@@ -114,7 +124,7 @@ def plan(
     indices = torch.where(filled, true_first(chosen)[:, :slots], 0)
     if mask is not None:
         filled = filled & ((slot > 0) | mask[:, :1])
-    return SelectionPlan(indices, filled, n)
+    return SelectionPlan.trusted(indices, filled, n)
 
 
 def _midpoints(max_tokens: int, like: Tensor) -> Tensor:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 
 from tokenmerge.backends.torch import kernels
+from tokenmerge.backends.torch.check import check
 from tokenmerge.backends.torch.kernels.attention import differentiated, transformed
-from tokenmerge.backends.torch.plan import check
 from tokenmerge.backends.torch.precision import matmul, safe_log, softmax, without_autocast, working_dtype
 
 Tensor = torch.Tensor
@@ -29,7 +29,7 @@ def attention_weights(
     >>> attention_weights(q, k, size=torch.tensor([[2.0, 1.0, 1.0]])).tolist()
     [[[[0.5, 0.25, 0.25]]]]
     """
-    check.attention(query, key, size, mask)
+    check.attention(query, key, size, mask, scale)
     work = working_dtype(query, key)
     query = query.to(work) * (query.shape[3] ** -0.5 if scale is None else scale)
     logits = matmul(query, key.to(work).transpose(2, 3))
@@ -62,7 +62,7 @@ def attention(
     >>> attention(q, k, v, size=torch.tensor([[2.0, 1.0]])).round(decimals=6).tolist()
     [[[[1.0]]]]
     """
-    check.sample("attention", "value", value, "H N d", **check.attention(query, key, size, mask))
+    check.sample("attention", "value", value, "H N d", **check.attention(query, key, size, mask, scale))
     if (size is not None or mask is not None) and dropout == 0 and kernels.attends(query, key, value, size):
         return kernels.attention(query, key, value, size, mask, scale)
     dtype = query.dtype

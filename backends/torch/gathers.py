@@ -8,20 +8,26 @@ Tensor = torch.Tensor
 
 
 def gather_rows(y: Tensor, index: Tensor) -> Tensor:
-    """Row `index (B,N)` of `y (B,P,C)` for every token."""
+    """Row `index (B,N)` of `y (B,P,C)` for every token; an index that is out of range would be another sample's."""
     (b, p, c), n = y.shape, index.shape[1]
     return y.reshape(b * p, c).index_select(0, _row(index, p)).reshape(b, n, c)
 
 
 def gather_or_zero(y: Tensor, slot: Tensor) -> Tensor:
-    """Row `slot` of `y (B,P,C)` for every token; zeros for slot -1."""
+    """Row `slot` of `y (B,P,C)` for every token; zeros for slot -1, and for one that is not there."""
     zeros = y.new_zeros((y.shape[0], 1, y.shape[2]))
     return gather_rows(torch.cat([y, zeros], dim=1), or_last(slot, y.shape[1]))
 
 
 def or_last(slot: Tensor, last: int) -> Tensor:
+    """The slots `0..last-1` as they are, and `last` for all others."""
     slot = slot.long()
-    return torch.where(slot < 0, last, slot)
+    return torch.where((slot < 0) | (slot > last), last, slot)
+
+
+def within(index: Tensor, rows: int) -> Tensor:
+    """An index into `rows` rows that is nobody else's: one that is out of range means the first or last row."""
+    return index.long().clamp(0, max(rows - 1, 0))
 
 
 def _row(index: Tensor, rows: int) -> Tensor:

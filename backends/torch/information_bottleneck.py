@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import torch
 
-from tokenmerge.backends.torch.plan import check
+from tokenmerge.backends.torch.check import check
+from tokenmerge.backends.torch.gathers import within
 from tokenmerge.backends.torch.precision import matmul, safe_divide, softmax, working_dtype
 
 Tensor = torch.Tensor
@@ -46,11 +47,8 @@ def estimate_q(phi_out: Tensor, labels: Tensor, num_classes: int | None = None) 
     tensor([[0.5000, 0.0000],
             [0.5000, 1.0000]])
     """
-    check.estimate_q(phi_out, labels, num_classes)
-    if num_classes is None:
-        num_classes = int(labels.max()) + 1 if labels.numel() else 0
-    classes = torch.arange(num_classes, device=labels.device)
-    one_hot = (labels[:, None] == classes).to(working_dtype(phi_out))
+    classes = torch.arange(check.estimate_q(phi_out, labels, num_classes), device=labels.device)
+    one_hot = (labels.long()[:, None] == classes).to(working_dtype(phi_out))
     return safe_divide(matmul(phi_out.T.to(one_hot.dtype), one_hot), one_hot.sum(dim=0))
 
 
@@ -71,7 +69,7 @@ def ib_bound(phi_in: Tensor, phi_out: Tensor, labels: Tensor, q: Tensor) -> Tens
     work = working_dtype(phi_in)
     into, out = phi_in.to(work), phi_out.to(work)
     kept = out.sum(dim=1) * (into * _log(into)).sum(dim=1)
-    explained = (out * _log(q.to(work)).T[labels.long()]).sum(dim=1)
+    explained = (out * _log(q.to(work)).T[within(labels, q.shape[1])]).sum(dim=1)
     return (kept - explained).sum() / max(s, 1)
 
 
@@ -81,7 +79,7 @@ def mutual_information(p_ab: Tensor) -> Tensor:
     >>> mutual_information(torch.tensor([[0.5, 0.0], [0.0, 0.5]]))
     tensor(0.6931)
     """
-    check.array("information_bottleneck", "p_ab", p_ab, "A B")
+    check.mutual_information(p_ab)
     p = p_ab.to(working_dtype(p_ab))
     return (p * (_log(p) - _log(p.sum(dim=1, keepdim=True)) - _log(p.sum(dim=0, keepdim=True)))).sum()
 
@@ -119,10 +117,9 @@ def ib_gradient(z: Tensor, mask: Tensor, centroids: Tensor, q: Tensor, labels: T
     tensor([[[1.0397],
              [2.0794]]])
     """
+    check.ib_gradient(z, mask, centroids, q, labels)
     phi = mask_scores(z, mask, centroids)
-    check.array("information_bottleneck", "q", q, "A Y", A=centroids.shape[0])
-    check.array("information_bottleneck", "labels", labels, "B", "integer", B=z.shape[0])
-    log_q = _log(q.to(phi.dtype)).T[labels.long()]
+    log_q = _log(q.to(phi.dtype)).T[within(labels, q.shape[1])]
     surprise = phi * (log_q - (phi * log_q).sum(dim=1, keepdim=True))
     a, p, c = centroids.shape
     pulled = matmul(surprise, centroids.to(phi.dtype).reshape(a, p * c)).reshape(-1, p, c)

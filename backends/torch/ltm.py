@@ -6,9 +6,10 @@ from fractions import Fraction
 
 import torch
 
+from tokenmerge.backends.torch.check import check
 from tokenmerge.backends.torch.few import few_at_a_time
 from tokenmerge.backends.torch.merger import Merger
-from tokenmerge.backends.torch.plan import DensePlan, check
+from tokenmerge.backends.torch.plan import DensePlan
 from tokenmerge.backends.torch.precision import (
     is_recorded,
     matmul,
@@ -18,6 +19,7 @@ from tokenmerge.backends.torch.precision import (
     softmax,
     working_dtype,
 )
+from tokenmerge.backends.torch.products import product
 from tokenmerge.spec.shared import arguments
 from tokenmerge.spec.shared.merged import Merged
 from tokenmerge.spec.shared.schedule import ltm_tokens_out
@@ -110,7 +112,7 @@ def _run(
     merge: bool,
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """Weights and mask of the plan, and the merged tokens if they are wanted."""
-    arguments.check_ltm(1, compression_ratio, protected, prior_smoothing)
+    protected = arguments.check_ltm(1, compression_ratio, protected, prior_smoothing)
     n, c = check.ltm(z, weight, prior, mask, compression_ratio, protected)
     width, work = ltm_tokens_out(n - protected, compression_ratio), working_dtype(z)
     if mask is not None:
@@ -140,7 +142,7 @@ def _run(
         weights = torch.softmax(logits, dim=-1) if pools else softmax(logits)
         if protected:
             weights = torch.cat([first.expand(weights.shape[0], protected, n), weights], dim=1)
-        return (weights, matmul(weights, tokens).to(z.dtype)) if merge else (weights,)
+        return (weights, product(weights, tokens).to(z.dtype)) if merge else (weights,)
 
     # where weights are as large as tokens, caches do not hold a sample
     at_once = 2 * width > c or is_recorded(z, weight, g0)
@@ -159,6 +161,7 @@ def chain(plan: DensePlan, protected: int = 0) -> Tensor:
     >>> chain(plan(torch.ones(2, 4, 1), weight=torch.zeros(1), compression_ratio=0.5)).shape
     torch.Size([2, 4, 2])
     """
+    protected = check.chain(plan, protected, DensePlan)
     return plan.weights[:, protected:, protected:].transpose(1, 2)
 
 

@@ -45,13 +45,15 @@ def _searched(a: Tensor, b: Tensor, allowed: Tensor | None) -> tuple[Tensor, Ten
         return _nearest(a, b, allowed)
     together = max(1, MOST // (length * partners))
     rows = max(1, MOST // (together * partners))
-    found = []
+    # results are written into memory of their own: small ones kept between the large blocks would leave holes in the
+    # heap that no later block fits into, gigabytes of them for a long sequence
+    best, index = a.new_empty((samples, length)), a.new_empty((samples, length), dtype=torch.int64)
     for first in range(0, samples, together):
         part = slice(first, first + together)
         usable = None if allowed is None else allowed[part]
-        blocks = [_nearest(a[part, row : row + rows], b[part], usable) for row in range(0, length, rows)]
-        found.append([torch.cat(each, dim=1) for each in zip(*blocks, strict=True)])
-    best, index = (torch.cat(each) for each in zip(*found, strict=True))
+        for row in range(0, length, rows):
+            block = slice(row, row + rows)
+            best[part, block], index[part, block] = _nearest(a[part, block], b[part], usable)
     return best, index
 
 

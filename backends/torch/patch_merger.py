@@ -6,12 +6,14 @@ from typing import Any
 
 import torch
 
+from tokenmerge.backends.torch.check import check
 from tokenmerge.backends.torch.few import MOST, few_at_a_time
 from tokenmerge.backends.torch.kernels.attention import transformed
 from tokenmerge.backends.torch.kernels.support import exporting
 from tokenmerge.backends.torch.merger import Merger
-from tokenmerge.backends.torch.plan import DensePlan, check
-from tokenmerge.backends.torch.precision import is_recorded, matmul, softmax, without_autocast, working_dtype
+from tokenmerge.backends.torch.plan import DensePlan
+from tokenmerge.backends.torch.precision import is_recorded, looks, matmul, softmax, without_autocast, working_dtype
+from tokenmerge.backends.torch.products import all_finite, product
 from tokenmerge.spec.shared import arguments
 from tokenmerge.spec.shared.initial import initial_queries
 from tokenmerge.spec.shared.merged import Merged
@@ -25,6 +27,7 @@ def layer_norm(x: Tensor, scale: Tensor, bias: Tensor | None = None, *, eps: flo
     >>> layer_norm(torch.tensor([[1.0, 3.0]]), torch.ones(2), eps=0.0)
     tensor([[-1.,  1.]])
     """
+    check.layer_norm(x, scale, bias, eps)
     x = x.to(working_dtype(x))
     if eps > 0 and x.shape[-1]:
         with without_autocast(x):
@@ -80,6 +83,7 @@ def plan(
     >>> plan(torch.ones(1, 2, 3), queries=torch.ones(1, 3)).weights
     tensor([[[0.5000, 0.5000]]])
     """
+    arguments.check_flag("patch_merger", "normalize", normalize)
     scaled = _scaled(x, queries, scale, bias, logit_scale, eps, mask)
     return DensePlan(_weights(x, scaled, scale, bias, normalize, eps, mask)[0])
 
@@ -129,6 +133,8 @@ def _mix(weights: Tensor, normalized: list[Tensor]) -> Tensor:
     mixed = matmul(parts[-1], normalized[-1])
     for part, piece in zip(parts[-2::-1], normalized[-2::-1], strict=True):
         mixed += matmul(part, piece)
+    if looks(mixed) and not all_finite(mixed):
+        return product(weights, torch.cat(normalized, dim=1))
     return mixed
 
 
@@ -163,7 +169,7 @@ class PatchMerger(Merger):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        arguments.check_patch_merger(dim, num_tokens_out, logit_scale, eps, seed)
+        arguments.check_patch_merger(dim, num_tokens_out, logit_scale, eps, seed, normalize, use_bias)
         self.dim, self.num_tokens_out, self.logit_scale = dim, num_tokens_out, logit_scale
         self.normalize, self.use_bias, self.eps = normalize, use_bias, eps
         self.queries = torch.nn.Parameter(torch.from_numpy(initial_queries(num_tokens_out, dim, seed)))

@@ -8,19 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 
 from tokenmerge.backends.torch import exported, kernels
-from tokenmerge.backends.torch.gathers import gather_or_zero, gather_rows, or_last
-from tokenmerge.backends.torch.precision import exporting, matmul, reads_at_once, safe_divide, working_dtype
+from tokenmerge.backends.torch.check import check
+from tokenmerge.backends.torch.gathers import gather_or_zero, gather_rows, or_last, within
+from tokenmerge.backends.torch.precision import exporting, looks, matmul, reads_at_once, safe_divide, working_dtype
+from tokenmerge.backends.torch.products import all_finite, product, without_unused
 from tokenmerge.backends.torch.pytrees import register
 from tokenmerge.backends.torch.segments import mean_rows, sum_rows
-from tokenmerge.spec.shared.arguments import check_composable
-from tokenmerge.spec.shared.calls import Calls
+from tokenmerge.spec.shared.arguments import check_composable, check_plans
 
 Tensor = torch.Tensor
-check = Calls(torch.Tensor)
+AnyPlan = TypeVar("AnyPlan", bound="Plan")
 
 TINY = 2.0**-100  # a column of a dense plan that adds up to less
 
@@ -83,16 +85,22 @@ class Plan:
 
     def _check_merge(self, x: Tensor, size: Tensor | None) -> Tensor:
         check.array("plan", "x", x, "B N C", B=self._batch, N=self.num_tokens_in)
+        check.together("plan", plan=self._tensor, x=x)
         return self._sizes(size, working_dtype(x))
 
     def _check_unmerge(self, y: Tensor) -> None:
         check.array("plan", "y", y, "B P C", B=self._batch, P=self.num_tokens_out)
+        check.together("plan", plan=self._tensor, y=y)
 
     def _sizes(self, size: Tensor | None, dtype: torch.dtype) -> Tensor:
         """The sizes, or ones, no coarser than `dtype`."""
+        self._check_size(size)
+        return self._as_fine(size, dtype)
+
+    def _check_size(self, size: Tensor | None) -> None:
         if size is not None:
             check.array("plan", "size", size, "B N", B=self._batch, N=self.num_tokens_in)
-        return self._as_fine(size, dtype)
+            check.together("plan", plan=self._tensor, size=size)
 
     def _as_fine(self, size: Tensor | None, dtype: torch.dtype) -> Tensor:
         """`_sizes`, of sizes that are checked."""
@@ -120,11 +128,13 @@ class PartitionPlan(Plan):
     mask: Tensor | None = None
 
     def __post_init__(self) -> None:
-        b, _ = check.array("plan", "assignment", self.assignment, "B N", "integer")
-        if self.num_tokens_out is None:
-            object.__setattr__(self, "num_tokens_out", _largest(self.assignment) + 1)
-        if self.mask is not None:
-            check.array("plan", "mask", self.mask, "B P", "bool", B=b, P=self.num_tokens_out)
+        width = check.partition(self.assignment, self.num_tokens_out, self.mask)
+        object.__setattr__(self, "num_tokens_out", width)
+
+    @classmethod
+    def trusted(cls, assignment: Tensor, num_tokens_out: int, mask: Tensor | None = None) -> PartitionPlan:
+        """A plan that we made: nobody looks at its entries."""
+        return _trusted(cls, assignment=assignment, num_tokens_out=num_tokens_out, mask=mask)
 
     @property
     def num_tokens_in(self) -> int:
@@ -137,7 +147,7 @@ class PartitionPlan(Plan):
     def _member(self) -> Tensor:
         """`(B,P,N)` bool: token n is in slot p."""
         slot = torch.arange(self.num_tokens_out, device=self.assignment.device)
-        return self.assignment[:, None, :] == slot[:, None]
+        return self.assignment.long()[:, None, :] == slot[:, None]
 
     def share(self) -> Tensor:
         return self._member().transpose(1, 2).to(torch.get_default_dtype())
@@ -167,7 +177,7 @@ class PartitionPlan(Plan):
         """
         sizes = self._as_fine(size, working_dtype(x))
         if kernels.usable(x):
-            return kernels.merge(x, sizes, self.assignment, self.num_tokens_out)
+            return kernels.merge(x, sizes, self.assignment if complete else self._slot(), self.num_tokens_out)
         if exporting() and self.num_tokens_in < exported.WIDE:
             values, whole = x.to(sizes.dtype), complete and (size is None or positive)
             merged, total = exported.merge(values, sizes, self.assignment, self.num_tokens_out, whole)
@@ -179,12 +189,19 @@ class PartitionPlan(Plan):
                 merged, total = mean_rows(values, sizes.reshape(-1), self._rows().reshape(-1), b * p)
             else:
                 merged, total = (each[:-1] for each in mean_rows(values, sizes.reshape(-1), self._place(), b * p + 1))
+            if not all_finite(merged):
+                merged = self._careful(values, sizes, total.reshape(b, p))
         else:
-            place = self._place()
-            total = self._sum_sizes(sizes, place)
-            # a token alone in its slot has weight exactly 1 and comes through unchanged, to the last bit
-            merged = sum_rows(values, self._shares(sizes, total, place).flatten(), place, b * p)
+            total = self._sum_sizes(sizes, self._place())
+            merged = self._careful(values, sizes, total)
         return merged.reshape(b, p, c).to(x.dtype), total.reshape(b, p)
+
+    def _careful(self, values: Tensor, sizes: Tensor, total: Tensor) -> Tensor:
+        """The means of rows `(B N,C)`, where a member of size 0 beside others keeps even NaN out: `(B P,C)`."""
+        place = self._place()
+        # a token alone in its slot has weight exactly 1 and comes through unchanged, to the last bit
+        shares = self._shares(sizes, total, place).flatten()
+        return sum_rows(without_unused(values, shares), shares, place, self._batch * self.num_tokens_out)
 
     def unmerge(self, y: Tensor) -> Tensor:
         self._check_unmerge(y)
@@ -208,20 +225,25 @@ class PartitionPlan(Plan):
         )
         return torch.where(empty, 1, size) / whole
 
+    def _slot(self) -> Tensor:
+        """`(B,N)`, the assignment, where a slot that is not there drops a token, too."""
+        return torch.where(self.assignment < self.num_tokens_out, self.assignment, -1)
+
     def _rows(self) -> Tensor:
         """`(B,N)`, the assignment to the slots of all samples, which stand in one row."""
         b, slots = self._batch, self.num_tokens_out
-        return self.assignment + slots * torch.arange(b, device=self.assignment.device)[:, None]
+        return self.assignment.long() + slots * torch.arange(b, device=self.assignment.device)[:, None]
 
     def _place(self) -> Tensor:
-        """`(B N,)`, the same, where dropped tokens go behind all slots."""
-        return torch.where(self.assignment < 0, self._batch * self.num_tokens_out, self._rows()).reshape(-1)
+        """`(B N,)`, the same, where dropped tokens, and those of no slot of their sample, go behind all slots."""
+        slot, slots = self.assignment.long(), self.num_tokens_out
+        return torch.where((slot < 0) | (slot >= slots), self._batch * slots, self._rows()).reshape(-1)
 
     def _sum_sizes(self, size: Tensor, place: Tensor) -> Tensor:
         """Sum of `(B,N)` over the members of every slot: `(B,P)`."""
         b, slots = self._batch, self.num_tokens_out
         if kernels.usable(size):  # which adds in the same order every time
-            return kernels.merge(size[:, :, None][:, :, :0], size, self.assignment, slots)[1]
+            return kernels.merge(size[:, :, None][:, :, :0], size, self._slot(), slots)[1]
         if exporting():
             return exported.sum_sizes(size, self.assignment, slots)
         return size.new_zeros(b * slots + 1).index_add_(0, place, size.reshape(-1))[:-1].reshape(b, slots)
@@ -246,11 +268,12 @@ class SelectionPlan(Plan):
     num_tokens_in: int = None  # type: ignore[assignment]  # resolved below
 
     def __post_init__(self) -> None:
-        b, p = check.array("plan", "indices", self.indices, "B P", "integer")
-        if self.mask is not None:
-            check.array("plan", "mask", self.mask, "B P", "bool", B=b, P=p)
-        if self.num_tokens_in is None:
-            object.__setattr__(self, "num_tokens_in", _largest(self.indices) + 1)
+        object.__setattr__(self, "num_tokens_in", check.selection(self.indices, self.mask, self.num_tokens_in))
+
+    @classmethod
+    def trusted(cls, indices: Tensor, mask: Tensor | None, num_tokens_in: int) -> SelectionPlan:
+        """A plan that we made: nobody looks at its entries."""
+        return _trusted(cls, indices=indices, mask=mask, num_tokens_in=num_tokens_in)
 
     @property
     def num_tokens_out(self) -> int:
@@ -261,7 +284,8 @@ class SelectionPlan(Plan):
         return self.indices
 
     def matrix(self, size: Tensor | None = None) -> Tensor:
-        one_hot = self.indices[:, :, None] == torch.arange(self.num_tokens_in, device=self.indices.device)
+        self._check_size(size)
+        one_hot = self.indices.long()[:, :, None] == torch.arange(self.num_tokens_in, device=self.indices.device)
         if self.mask is not None:
             one_hot = one_hot & self.mask[:, :, None]
         return one_hot.to(torch.get_default_dtype() if size is None else working_dtype(size))
@@ -281,7 +305,7 @@ class SelectionPlan(Plan):
         return self.matrix().transpose(1, 2)
 
     def _take(self, values: Tensor) -> Tensor:
-        taken = gather_rows(values, self.indices)
+        taken = gather_rows(values, within(self.indices, values.shape[1]))
         return taken if self.mask is None else torch.where(self.mask[:, :, None], taken, 0)
 
 
@@ -301,9 +325,7 @@ class DensePlan(Plan):
     mask: Tensor | None = None
 
     def __post_init__(self) -> None:
-        b, p, _ = check.array("plan", "weights", self.weights, "B P N")
-        if self.mask is not None:
-            check.array("plan", "mask", self.mask, "B P", "bool", B=b, P=p)
+        check.dense(self.weights, self.mask)
 
     @property
     def num_tokens_in(self) -> int:
@@ -318,34 +340,37 @@ class DensePlan(Plan):
         return self.weights
 
     def matrix(self, size: Tensor | None = None) -> Tensor:
+        self._check_size(size)
         return self.weights
 
     def merge(self, x: Tensor, size: Tensor | None = None) -> Tensor:
         self._check_merge(x, size)
-        return matmul(self.weights, x.to(working_dtype(x))).to(x.dtype)
+        return product(self.weights, x.to(working_dtype(x))).to(x.dtype)
 
     def share(self) -> Tensor:
         w = self.weights
         return safe_divide(w, w.sum(dim=1, keepdim=True)).transpose(1, 2)
 
     def merge_size(self, size: Tensor | None = None) -> Tensor:
-        size = self._sizes(size, working_dtype(self.weights) if size is None else torch.float32)
-        if not (reads_at_once(self.weights) and reads_at_once(size)):
-            return matmul(self.share().transpose(1, 2), size[:, :, None])[:, :, 0].to(size.dtype)
-        # `W (size / sum_p W)` is the same without a second matrix, unless the division overflows; rows from the left,
-        # because a product with a column takes four times as long
+        is_one = size is None
+        size = self._sizes(size, working_dtype(self.weights) if is_one else torch.float32)
+        # `W (size / sum_p W)` needs no second matrix, but where the sum is so small that the division overflows; rows
+        # from the left, because a product with a column takes four times as long
         w = self.weights.to(torch.promote_types(self.weights.dtype, size.dtype))
         whole = matmul(w.new_ones((w.shape[0], 1, w.shape[1])), w)
         tiny = whole < TINY
-        total = matmul(torch.where(tiny, 0, size[:, None, :] / whole), w.transpose(1, 2))
-        if tiny.any():
+        row = torch.where(tiny, 0, size[:, None, :] / torch.where(tiny, 1, whole))
+        total = matmul(row, w.transpose(1, 2))
+        if not (all_finite(total) if looks(total) else is_one):
+            total = product(w, row.transpose(1, 2)).transpose(1, 2)
+        if not looks(tiny) or tiny.any():
             share = safe_divide(torch.where(tiny, w, 0), whole)
-            total = total + matmul(size[:, None, :].to(w.dtype), share.transpose(1, 2))
+            total = total + product(share, size.to(w.dtype)[:, :, None]).transpose(1, 2)
         return total[:, 0].to(size.dtype)
 
     def unmerge(self, y: Tensor) -> Tensor:
         self._check_unmerge(y)
-        return matmul(self.share(), y.to(working_dtype(y))).to(y.dtype)
+        return product(self.share(), y.to(working_dtype(y))).to(y.dtype)
 
 
 def compose(first: Plan, second: Plan, size: Tensor | None = None) -> Plan:
@@ -361,14 +386,15 @@ def compose(first: Plan, second: Plan, size: Tensor | None = None) -> Plan:
     >>> compose(first, second).assignment.tolist()
     [[0, 1, 1, 0]]
     """
+    check_plans(first, second, Plan)
     check_composable(first.num_tokens_out, second.num_tokens_in)
     if isinstance(first, DensePlan) or isinstance(second, DensePlan):
         # sizes as fine as the dense weights, so that a partition's matrix beside them is no coarser
         size = first._sizes(size, working_dtype(*(p.weights for p in (first, second) if isinstance(p, DensePlan))))
         return DensePlan(matmul(second.matrix(first.merge_size(size)), first.matrix(size)), second.mask)
     if isinstance(first, SelectionPlan) and isinstance(second, SelectionPlan):
-        then = second.indices.long()
-        indices = first.indices.gather(1, then)
+        then = within(second.indices, first.num_tokens_out)
+        indices = first.indices.long().gather(1, then)
         if first.mask is None and second.mask is None:
             return SelectionPlan(indices, None, first.num_tokens_in)
         mask = _real(first).gather(1, then) & _real(second)
@@ -398,6 +424,15 @@ def compose_layers(made: Sequence[tuple[Plan, Tensor | None]]) -> Plan:
     return composed
 
 
+def _trusted(kind: type[AnyPlan], **fields: object) -> AnyPlan:
+    if torch.compiler.is_compiling():  # which looks at no entries anyway, and knows the constructor
+        return kind(**fields)
+    plan: AnyPlan = object.__new__(kind)
+    for name, value in fields.items():
+        object.__setattr__(plan, name, value)
+    return plan
+
+
 def _real(plan: Plan) -> Tensor:
     if plan.mask is not None:
         return plan.mask
@@ -407,16 +442,12 @@ def _real(plan: Plan) -> Tensor:
 def slots_of(plan: Plan) -> Tensor:
     """A partition's assignment, or a selection's: kept tokens have a slot of their own, the others are dropped."""
     if isinstance(plan, PartitionPlan):
-        return plan.assignment
+        return plan.assignment.long()
     assert isinstance(plan, SelectionPlan)
     n = plan.num_tokens_in
-    token = torch.where(_real(plan), plan.indices, n).long()
+    token = torch.where(_real(plan), within(plan.indices, n), n)
     slot = torch.arange(plan.num_tokens_out, device=token.device).expand_as(token)
     return token.new_full((token.shape[0], n + 1), -1).scatter(1, token, slot)[:, :n]
-
-
-def _largest(slots: Tensor) -> int:
-    return int(slots.max()) if slots.numel() else -1
 
 
 register(PartitionPlan, ("assignment", "mask"), ("num_tokens_out",))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from tokenmerge.backends.torch.plan import check
+from tokenmerge.backends.torch.check import check
 from tokenmerge.backends.torch.precision import matmul, safe_divide, working_dtype
 
 Tensor = torch.Tensor

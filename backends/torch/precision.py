@@ -88,6 +88,19 @@ def exporting() -> bool:
     return torch.compiler.is_compiling() and torch.compiler.is_exporting()
 
 
+def looks(tensor: Tensor) -> bool:
+    """Whether a number of the tensor can be looked at without waiting, as in `reads_at_once`, gradient or not."""
+    return (
+        isinstance(tensor, Tensor)
+        and tensor.device.type == "cpu"
+        and not torch.compiler.is_compiling()
+        and not torch._C._are_functorch_transforms_active()
+        and forward_ad._current_level < 0
+        and torch._C._len_torch_dispatch_stack() == 0
+        and type(tensor) in (Tensor, torch.nn.Parameter)
+    )
+
+
 def reads_at_once(tensor: Tensor) -> bool:
     """Whether a number of the tensor can be looked at: it is on the CPU, so nothing waits, and nobody records.
 

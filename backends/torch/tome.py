@@ -9,10 +9,11 @@ from __future__ import annotations
 import torch
 
 from tokenmerge.backends.torch import exported, kernels
-from tokenmerge.backends.torch.gathers import gather_rows
+from tokenmerge.backends.torch.check import check
+from tokenmerge.backends.torch.gathers import gather_rows, within
 from tokenmerge.backends.torch.matching import best_pairs, nearest
 from tokenmerge.backends.torch.merger import Merger
-from tokenmerge.backends.torch.plan import PartitionPlan, check
+from tokenmerge.backends.torch.plan import PartitionPlan
 from tokenmerge.backends.torch.precision import exporting, reads_at_once, working_dtype
 from tokenmerge.backends.torch.ties import descending, inverse, true_first
 from tokenmerge.spec.shared import arguments
@@ -32,11 +33,13 @@ def draw_permutation(
     >>> draw_permutation(torch.Generator(), 2, 5).shape
     torch.Size([2, 5])
     """
+    batch, num_tokens = check.draw("draw_permutation", generator, batch=batch, num_tokens=num_tokens)
     return torch.rand((batch, num_tokens), generator=generator, device=device).argsort(dim=1)
 
 
 def normalize(metric: Tensor) -> Tensor:
     """`metric / ||metric||` per token `(B,N,D)`, in working precision; zero where there is no direction."""
+    check.sample("normalize", "metric", metric, "N D")
     m = metric.to(working_dtype(metric)).contiguous()
     if m.numel() == 0:
         return m
@@ -89,7 +92,7 @@ def plan(
     >>> plan(metric, r=1).assignment
     tensor([[1, 1, 0, 2]])
     """
-    arguments.check_tome(r, protected, order, matching, k)
+    r, protected, k = arguments.check_tome(r, protected, order, matching, k)
     n, _ = check.tome(metric, mask, permutation, matching, protected)
 
     r, k = r or 0, k or 1  # only one of the two is used
@@ -111,9 +114,9 @@ def plan(
 
     if used is None:
         width = kth_tokens_out(n, k, protected) if matching == "kth" else n - tokens_removed(n, r, protected, matching)
-        return PartitionPlan(assignment, width)
+        return PartitionPlan.trusted(assignment, width)
     width = kth_width(n, k, protected) if matching == "kth" else n - tokens_removed(n, r, protected, matching)
-    return PartitionPlan(assignment, width, torch.arange(width, device=m.device) < used)
+    return PartitionPlan.trusted(assignment, width, torch.arange(width, device=m.device) < used)
 
 
 def _rank(real: Tensor) -> Tensor:
@@ -216,7 +219,7 @@ def _random(
     if count is not None:
         removed = (count - protected - 1).clamp(0, most_removed)
         remaining = (count - protected).clamp(min=0)
-    permutation = permutation.long()
+    permutation = within(permutation, n)
     shuffled_in = (rank >= protected).expand(b, n).gather(1, permutation)
     shuffled = permutation.gather(1, true_first(shuffled_in))
     m = gather_rows(m, shuffled)

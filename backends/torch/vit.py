@@ -16,10 +16,11 @@ from torch.nn import functional
 from tokenmerge.backends.torch import kernels
 from tokenmerge.backends.torch.ats import ATS
 from tokenmerge.backends.torch.attention import attention, attention_weights
+from tokenmerge.backends.torch.check import check
 from tokenmerge.backends.torch.ltm import LTM, chain
 from tokenmerge.backends.torch.merger import Merger, NumpyArray, as_numpy
 from tokenmerge.backends.torch.patch_merger import PatchMerger
-from tokenmerge.backends.torch.plan import DensePlan, PartitionPlan, Plan, SelectionPlan, check, compose_layers
+from tokenmerge.backends.torch.plan import DensePlan, PartitionPlan, Plan, SelectionPlan, compose_layers
 from tokenmerge.backends.torch.pooling import mean_pool
 from tokenmerge.backends.torch.precision import working_dtype
 from tokenmerge.backends.torch.tome import ToMe
@@ -264,8 +265,7 @@ class Attention(nn.Module):
 
     def heads(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values `(B,H,N,d)`."""
-        b, n, _ = x.shape
-        query, key, value = self.qkv(x).reshape(b, n, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
+        query, key, value = self.qkv(x).unflatten(2, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
         return self.q_norm(query), self.k_norm(key), value
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, size: Tensor | None, mask: Tensor | None) -> Tensor:

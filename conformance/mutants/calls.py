@@ -124,7 +124,7 @@ MUTANTS = (
         "ltm",
         "plan",
         (
-            "(self.weights @ x.astype(working_dtype(x), copy=False)).astype(x.dtype)",
+            "product(self.weights, x.astype(working_dtype(x), copy=False)).astype(x.dtype)",
             'np.einsum("apn,ab,bnc->apc", self.weights, np.eye(len(x)), x.astype(working_dtype(x))).astype(x.dtype)',
         ),
     ),
@@ -190,7 +190,7 @@ MUTANTS = (
         "ltm",
         "plan",
         (
-            "(self.weights @ x.astype(working_dtype(x), copy=False)).astype(x.dtype)",
+            "product(self.weights, x.astype(working_dtype(x), copy=False)).astype(x.dtype)",
             'self.weights.astype(x.dtype) @ x.ravel(order="K").reshape(x.shape)',
         ),
     ),

@@ -14,9 +14,10 @@ def _mutant(
 
 
 _DENSE_SHARE = "safe_divide(self.weights, self.weights.sum(axis=1, keepdims=True))"
-_DENSE_SIZE = "return (np.swapaxes(self.share(), 1, 2) @ size[:, :, None])[:, :, 0].astype(size.dtype)"
+_DENSE_SIZE = "return product(np.swapaxes(self.share(), 1, 2), size[:, :, None])[:, :, 0].astype(size.dtype)"
 _MERGED = "return Merged(made.merge(x, size), made.merge_size(size), made.mask, made)"
-_GROUP_MEAN = "return self._sum_groups(self._weights(size)[:, :, None] * x).astype(x.dtype)"
+_GROUP_WEIGHTS = "weights = self._weights(size)[:, :, None]\n        # a token alone"
+_GROUP_MEAN = "merged = self._sum_groups(weights * x).astype(x.dtype)"
 _COMPOSED = "return DensePlan(second.matrix(first.merge_size(size)) @ first.matrix(size), second.mask)"
 
 MUTANTS = (
@@ -25,7 +26,7 @@ MUTANTS = (
         "PLAN-1",
         "A group becomes the plain mean of its tokens, not the one weighted by size.",
         "tome",
-        (_GROUP_MEAN, _GROUP_MEAN.replace("(size)", "(np.ones_like(size))")),
+        (_GROUP_WEIGHTS, _GROUP_WEIGHTS.replace("(size)", "(np.ones_like(size))")),
     ),
     _mutant(
         "multiplied-then-divided",
@@ -33,10 +34,11 @@ MUTANTS = (
         "A token alone in its slot is multiplied by its size and divided by it again.",
         "tome",
         (
-            _GROUP_MEAN,
+            _GROUP_WEIGHTS,
             "total = _gather_or_zero(self._sum_groups(size[:, :, None]), self.assignment)\n"
             "        size = np.where(total == 0, 1, size[:, :, None])\n"
-            "        return safe_divide(self._sum_groups(size * x), self._sum_groups(size)).astype(x.dtype)",
+            "        return safe_divide(self._sum_groups(size * x), self._sum_groups(size)).astype(x.dtype)\n"
+            "        # a token alone",
         ),
     ),
     _mutant(

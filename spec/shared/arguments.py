@@ -8,15 +8,19 @@ from __future__ import annotations
 
 import difflib
 import numbers
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NoReturn
+
+import numpy as np
 
 FLOATING = ("float16", "bfloat16", "float32", "float64")
 INTEGER = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
 KINDS = {"floating point": FLOATING, "integer": INTEGER, "bool": ("bool",)}
 
-# "bfloat16" holds "float16" and "uint8" holds "int8": the longer names first
-_NAMES = sorted((name for names in KINDS.values() for name in names), key=len, reverse=True)
+_NAMES = tuple(name for names in KINDS.values() for name in names)
+LARGEST = 2**63 - 1  # an integer that every framework can count with
+LONGEST = 80  # characters of a value in a sentence
 
 
 def dtype_name(array: Any) -> str:
@@ -28,7 +32,9 @@ def dtype_name(array: Any) -> str:
     """
     text = str(array.dtype)  # "float32", "torch.float32", "mlx.core.float32", "<dtype: 'float32'>", ...
     last = text.rpartition(".")[2]
-    return last if last in _NAMES else next((name for name in _NAMES if name in text), text)
+    if last in _NAMES:
+        return last
+    return next((name for name in _NAMES if re.search(rf"(?<![a-z0-9]){name}(?![a-z0-9])", text)), text)
 
 
 def check_array(
@@ -39,6 +45,7 @@ def check_array(
     *,
     kind: str = "floating point",
     array_type: type | tuple[type, ...] | None = None,
+    odd: Callable[[Any], str] | None = None,
     **sizes: int,
 ) -> tuple[int, ...]:
     """Check type, dtype and shape of one array argument and return its shape.
@@ -50,6 +57,7 @@ def check_array(
         letters: one letter per axis, e.g. "B N C".
         kind: "floating point", "integer" or "bool".
         array_type: the backend's array class, where other arrays would fail later with a worse message.
+        odd: says of an array of that class what it is, where it is none that every operation takes; else "".
         **sizes: letters whose size is known already.
 
     Raises:
@@ -65,6 +73,9 @@ def check_array(
     is_array = hasattr(array, "shape") and hasattr(array, "dtype")
     if not is_array or (array_type is not None and not isinstance(array, array_type)):
         _refuse(owner, name, "an array of this backend", array)
+    kept_out = "" if odd is None else odd(array)
+    if kept_out:
+        raise TypeError(f"{owner}: `{name}` must be a plain array of this backend, got {kept_out}")
     if dtype_name(array) not in KINDS[kind]:
         raise TypeError(f"{owner}: `{name}` must be {kind}, got {dtype_name(array)}")
     axes, shape = letters.split(), tuple(array.shape)
@@ -76,18 +87,40 @@ def check_array(
     return shape
 
 
-def check_integer(owner: str, name: str, value: Any, *, minimum: int, hint: str = "") -> None:
-    """Check that an option is an integer of at least `minimum`; TypeError or ValueError otherwise.
+def shown(value: Any) -> str:
+    """A value in a sentence: on one line, not too long, and whatever its `repr` does.
+
+    >>> shown("abc"), shown(10**100)[:5], len(shown([1.5] * 100))
+    ("'abc'", '10000', 80)
+    """
+    shape = getattr(value, "shape", None)
+    if isinstance(shape, tuple) and not isinstance(value, np.generic):
+        return f"an array of shape {_tuple(shape)}"
+    try:
+        text = " ".join(repr(value).split())
+    except Exception:  # integers of 5,000 digits, or anybody's own
+        return _class(value)
+    return text if len(text) <= LONGEST else text[: LONGEST - 3] + "..."
+
+
+def check_integer(owner: str, name: str, value: Any, *, minimum: int, hint: str = "") -> int:
+    """Check that an option is an integer of at least `minimum`; returns it as an `int`. TypeError, ValueError.
 
     >>> check_integer("tome", "r", -3, minimum=0, hint="r=0 merges nothing")
     Traceback (most recent call last):
     ...
     ValueError: tome: `r` must be an integer >= 0, got -3 (r=0 merges nothing)
     """
-    is_integer = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    # the first question is the cheap one; a time difference passes for an integer in NumPy
+    is_integer = type(value) is int or (
+        isinstance(value, numbers.Integral) and not isinstance(value, (bool, np.timedelta64))
+    )
     if not is_integer or value < minimum:  # the sentence is only made when it is needed: compilers trace this too
-        sentence = f"{owner}: `{name}` must be an integer >= {minimum}, got {value!r}" + (f" ({hint})" if hint else "")
-        raise (ValueError if is_integer else TypeError)(sentence)
+        sentence = f"{owner}: `{name}` must be an integer >= {minimum}, got {shown(value)}"
+        raise (ValueError if is_integer else TypeError)(sentence + (f" ({hint})" if hint else ""))
+    if value > LARGEST:
+        raise ValueError(f"{owner}: `{name}` must be an integer below 2**63, got {shown(value)}")
+    return value if type(value) is int else int(value)
 
 
 def check_real(owner: str, name: str, value: Any, low: float, high: float, interval: str) -> None:
@@ -98,13 +131,25 @@ def check_real(owner: str, name: str, value: Any, low: float, high: float, inter
     ...
     ValueError: ltm: `compression_ratio` must be a number in (0, 1], got 0
     """
-    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    number = float(value) if is_number else low
+    is_number = isinstance(value, numbers.Real) and not isinstance(value, (bool, np.timedelta64))
+    number = _float(value) if is_number else low
     above = low <= number if interval[0] == "[" else low < number
     below = number <= high if interval[-1] == "]" else number < high
     if not (is_number and above and below):
-        sentence = f"{owner}: `{name}` must be a number in {interval}, got {value!r}"
+        sentence = f"{owner}: `{name}` must be a number in {interval}, got {shown(value)}"
         raise (ValueError if is_number else TypeError)(sentence)
+
+
+def check_flag(owner: str, name: str, value: Any) -> None:
+    """Check that an option is True or False.
+
+    >>> check_flag("patch_merger", "normalize", "no")
+    Traceback (most recent call last):
+    ...
+    TypeError: patch_merger: `normalize` must be True or False, got 'no'
+    """
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{owner}: `{name}` must be True or False, got {shown(value)}")
 
 
 def check_choice(owner: str, name: str, value: Any, choices: Iterable[str]) -> None:
@@ -116,11 +161,19 @@ def check_choice(owner: str, name: str, value: Any, choices: Iterable[str]) -> N
     ValueError: tome: `order` must be one of 'grouped', 'positional', 'score', got 'groupd' (did you mean 'grouped'?)
     """
     choices = tuple(choices)
-    if value not in choices:
-        close = difflib.get_close_matches(str(value), choices, n=1)
+    if not isinstance(value, str) or value not in choices:
+        close = difflib.get_close_matches(value, choices, n=1) if isinstance(value, str) else []
         known = ", ".join(repr(choice) for choice in choices)
         hint = f" (did you mean {close[0]!r}?)" if close else ""
-        raise ValueError(f"{owner}: `{name}` must be one of {known}, got {value!r}{hint}")
+        error = ValueError if isinstance(value, str) else TypeError
+        raise error(f"{owner}: `{name}` must be one of {known}, got {shown(value)}{hint}")
+
+
+def check_source(owner: str, source: Any, kind: type | tuple[type, ...]) -> None:
+    """Check that a source of random numbers is one of the framework."""
+    if not isinstance(source, kind):
+        name = " or ".join("None" if one is type(None) else one.__name__ for one in _several(kind))
+        _refuse(owner, "the first argument", f"a source of random numbers ({name})", source)
 
 
 def check_protected(owner: str, protected: int, num_tokens: int) -> None:
@@ -135,6 +188,16 @@ def check_composable(tokens_out: int, tokens_in: int) -> None:
         raise ValueError(f"compose: `second` must take the {tokens_out} tokens that `first` gives, got {tokens_in}")
 
 
+def check_plans(first: Any, second: Any, plan: type) -> None:
+    """Check that two plans are of this backend, and of batches of the same size where they have a batch."""
+    for name, value in (("first", first), ("second", second)):
+        if not isinstance(value, plan):
+            _refuse("compose", name, "a plan of this backend", value)
+    one, other = (getattr(value, "_batch", None) for value in (first, second))
+    if one is not None and one != other:
+        raise ValueError(f"compose: `second` must have the batch size B = {one} of `first`, got {other}")
+
+
 def check_given(owner: str, name: str, value: Any, needed: bool, reason: str) -> None:
     """Check that an argument is given exactly when an option asks for it.
 
@@ -146,8 +209,7 @@ def check_given(owner: str, name: str, value: Any, needed: bool, reason: str) ->
     if needed and value is None:
         raise ValueError(f"{owner}: `{name}` must be given with {reason}, got None")
     if not needed and value is not None:
-        got = f"an array of shape {_tuple(value.shape)}" if hasattr(value, "shape") else repr(value)
-        raise ValueError(f"{owner}: `{name}` must be None without {reason}, got {got}")
+        raise ValueError(f"{owner}: `{name}` must be None without {reason}, got {shown(value)}")
 
 
 def check_names(owner: str, got: Iterable[str], known: Iterable[str], what: str) -> None:
@@ -179,20 +241,35 @@ def check_params(owner: str, params: Any, shapes: dict[str, tuple[int, ...]]) ->
     if not isinstance(params, Mapping):
         _refuse(owner, "params", "a mapping of names to arrays", params)
     if set(params) != set(shapes):
-        expected, got = (", ".join(map(repr, sorted(names))) or "nothing" for names in (shapes, params))
+        expected, got = (", ".join(sorted(map(shown, names))) or "nothing" for names in (shapes, params))
         raise ValueError(f"{owner}: `params` must hold exactly {expected}, got {got}")
     for name, shape in shapes.items():
-        if not hasattr(params[name], "shape"):
-            _refuse(owner, name, "an array", params[name])
+        check_parameter(owner, name, params[name])
         if tuple(params[name].shape) != shape:
             raise ValueError(f"{owner}: `{name}` must have shape {_tuple(shape)}, got {_tuple(params[name].shape)}")
+
+
+def check_parameter(owner: str, name: str, value: Any) -> None:
+    """Check that a parameter is an array of real floating-point numbers, of NumPy, PyTorch or JAX.
+
+    >>> check_parameter("ltm", "weight", np.array(["a"]))
+    Traceback (most recent call last):
+    ...
+    TypeError: ltm: `weight` must be floating point, got <U1
+    """
+    if not isinstance(getattr(value, "shape", None), tuple) or not hasattr(value, "dtype"):
+        _refuse(owner, name, "an array", value)
+    if type(value) is not np.ndarray and isinstance(value, np.ndarray) and not isinstance(value, np.memmap):
+        raise TypeError(f"{owner}: `{name}` must be a plain array, got {_class(value)}")
+    if dtype_name(value) not in FLOATING:
+        raise TypeError(f"{owner}: `{name}` must be floating point, got {dtype_name(value)}")
 
 
 # The options of the four mergers.
 
 
-def check_tome(r: Any, protected: Any, order: Any, matching: Any, k: Any) -> None:
-    """Options of ToMe."""
+def check_tome(r: Any, protected: Any, order: Any, matching: Any, k: Any) -> tuple[int | None, int, int | None]:
+    """Options of ToMe; `r`, `protected` and `k` as integers."""
     check_choice("tome", "matching", matching, ("bipartite", "kth", "random"))
     check_choice("tome", "order", order, ("grouped", "positional", "score"))
     if matching != "bipartite" and order != "grouped":
@@ -200,21 +277,36 @@ def check_tome(r: Any, protected: Any, order: Any, matching: Any, k: Any) -> Non
             f"tome: `order` must be 'grouped' with matching={matching!r}, which fixes its own, got {order!r}"
         )
     if matching != "kth" or r is not None:
-        check_integer("tome", "r", r, minimum=0, hint="r=0 merges nothing")
-    check_integer("tome", "protected", protected, minimum=0)
+        r = check_integer("tome", "r", r, minimum=0, hint="r=0 merges nothing")
+    protected = check_integer("tome", "protected", protected, minimum=0)
     check_given("tome", "k", k, matching == "kth", "matching='kth'")
     if matching == "kth":
-        check_integer("tome", "k", k, minimum=1)
+        k = check_integer("tome", "k", k, minimum=1)
+    return r, protected, k
 
 
-def check_ats(max_tokens: Any, score: Any, sampling: Any) -> None:
-    """Options of ATS."""
-    check_integer("ats", "max_tokens", max_tokens, minimum=1, hint="the class token is not counted")
-    check_choice("ats", "score", score, ("per_head", "concat"))
+def check_ats(max_tokens: Any, score: Any, sampling: Any) -> int:
+    """Options of ATS; `max_tokens` as an integer."""
+    max_tokens = check_integer("ats", "max_tokens", max_tokens, minimum=1, hint="the class token is not counted")
+    check_score(score)
     check_choice("ats", "sampling", sampling, ("inverse_transform", "gumbel", "released"))
+    return max_tokens
 
 
-def check_patch_merger(dim: Any, num_tokens_out: Any, logit_scale: Any, eps: Any, seed: Any = 0) -> None:
+def check_score(score: Any) -> None:
+    """The way in which ATS scores tokens."""
+    check_choice("ats", "score", score, ("per_head", "concat"))
+
+
+def check_patch_merger(
+    dim: Any,
+    num_tokens_out: Any,
+    logit_scale: Any,
+    eps: Any,
+    seed: Any = 0,
+    normalize: Any = True,
+    use_bias: Any = True,
+) -> None:
     """Options of PatchMerger."""
     check_integer("patch_merger", "dim", dim, minimum=1)
     check_integer("patch_merger", "num_tokens_out", num_tokens_out, minimum=1)
@@ -223,20 +315,38 @@ def check_patch_merger(dim: Any, num_tokens_out: Any, logit_scale: Any, eps: Any
     if logit_scale is not None:
         check_real("patch_merger", "logit_scale", logit_scale, -infinity, infinity, "(-inf, inf)")
     check_real("patch_merger", "eps", eps, 0.0, infinity, "[0, inf)")
+    check_flag("patch_merger", "normalize", normalize)
+    check_flag("patch_merger", "use_bias", use_bias)
 
 
-def check_ltm(dim: Any, compression_ratio: Any, protected: Any, prior_smoothing: Any) -> None:
-    """Options of LTM."""
+def check_ltm(dim: Any, compression_ratio: Any, protected: Any, prior_smoothing: Any) -> int:
+    """Options of LTM; `protected` as an integer."""
     check_integer("ltm", "dim", dim, minimum=1)
     check_real("ltm", "compression_ratio", compression_ratio, 0.0, 1.0, "(0, 1]")
-    check_integer("ltm", "protected", protected, minimum=0)
+    protected = check_integer("ltm", "protected", protected, minimum=0)
     check_real("ltm", "prior_smoothing", prior_smoothing, 0.0, 1.0, "[0, 1]")
+    return protected
 
 
 def _refuse(owner: str, name: str, needed: str, value: Any) -> NoReturn:
+    raise TypeError(f"{owner}: `{name}` must be {needed}, got {_class(value)}")
+
+
+def _several(kind: type | tuple[type, ...]) -> tuple[type, ...]:
+    return kind if isinstance(kind, tuple) else (kind,)
+
+
+def _class(value: Any) -> str:
     kind = type(value)
-    got = kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__name__}"
-    raise TypeError(f"{owner}: `{name}` must be {needed}, got {got}")
+    return kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__name__}"
+
+
+def _float(value: Any) -> float:
+    """A real number as a float; one that is out of range as NaN, which is in no interval."""
+    try:
+        return float(value)
+    except (OverflowError, ValueError):
+        return float("nan")
 
 
 def _expected(axes: list[str], sizes: dict[str, int]) -> str:

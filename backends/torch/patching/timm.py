@@ -45,7 +45,7 @@ def heads(attention: Any, x: Tensor, kwargs: dict[str, Any]) -> tuple[Tensor, Te
                 qkv = attention.qkv(x) + bias
             else:
                 qkv = nn.functional.linear(x, attention.qkv.weight, bias)
-        q, k, v = qkv.reshape(b, n, 3, attention.num_heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
+        q, k, v = qkv.unflatten(2, (3, attention.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
     q, k = attention.q_norm(q), attention.k_norm(k)
     table = kwargs.get("rope")
     if table is not None:

@@ -85,7 +85,7 @@ def _weighted(x_ptr, added_ptr, at, at_added, inside, size, total, count, WORK: 
             x = (x.to(tl.float32) + added.to(tl.float32)).to(x.dtype)
     if WORK == tl.float64:
         x = x.to(tl.float32) if x.dtype == tl.bfloat16 else x
-    return tl.where(inside, weight * x.to(WORK), 0.0)
+    return tl.where(inside & (weight != 0), weight * x.to(WORK), 0.0)  # nothing comes out of a weight of zero, not NaN
 
 
 @triton.jit(do_not_specialize=["n", "p"])

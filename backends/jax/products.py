@@ -1,0 +1,30 @@
+"""Sums in which a weight of zero keeps everything out, NaN and infinity too: padding may hold anything."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from tokenmerge.backends.jax.precision import matmul
+
+Array = jax.Array
+
+
+def product(weights: Array, values: Array) -> Array:
+    """`weights @ values`, where 0 times NaN or infinity counts as 0, on the way back as well.
+
+    >>> product(jnp.array([[1.0, 0.0], [1.0, 2.0]]), jnp.array([[3.0, 3.0], [jnp.nan, -jnp.inf]])).tolist()
+    [[3.0, 3.0], [nan, -inf]]
+    """
+    return jax.lax.cond(jnp.isfinite(values).all(), matmul, _careful, weights, values)
+
+
+def _careful(weights: Array, values: Array) -> Array:
+    out = matmul(weights, jnp.where(jnp.isfinite(values), values, 0))
+    seen, known = jax.lax.stop_gradient(values), jax.lax.stop_gradient(weights)
+    sign = jnp.where(jnp.isnan(known), 1, jnp.sign(known))
+    used, infinite = jnp.abs(sign), jnp.where(jnp.isinf(seen), jnp.sign(seen), 0)
+    balance, infinities = matmul(sign, infinite), matmul(used, jnp.abs(infinite))  # +inf less -inf, and both together
+    unknown = (matmul(used, jnp.isnan(seen).astype(used.dtype)) > 0) | (infinities > jnp.abs(balance))
+    poison = jnp.where(unknown, jnp.nan, jnp.where(infinities > 0, jnp.copysign(jnp.inf, balance), 0))
+    return out + poison.astype(out.dtype)

@@ -1,0 +1,47 @@
+"""The checker of this backend: what tensors can be beside plain, and when their entries can be looked at."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from tokenmerge.backends.torch.precision import reads_at_once
+from tokenmerge.spec.shared.calls import Calls
+
+Tensor = torch.Tensor
+
+
+class TensorCalls(Calls):
+    """Checks of tensors; a compiler traces them, and none waits for a device."""
+
+    source = (torch.Generator, type(None))
+
+    def odd(self, array: Any) -> str:
+        if array.is_nested:
+            return "a nested tensor"
+        if array.layout is not torch.strided:
+            return f"a tensor of layout {array.layout}"
+        return "a quantized tensor" if array.is_quantized else ""
+
+    def together(self, owner: str, **arrays: Any) -> None:
+        first, device = "", None
+        for name, array in arrays.items():
+            if array is None:
+                continue
+            if device is None:
+                first, device = name, array.device
+            elif array.device != device:
+                raise ValueError(
+                    f"{owner}: `{name}` must be on the device of `{first}`, which is {device}, got {array.device}"
+                )
+
+    def readable(self, array: Any) -> np.ndarray[Any, Any] | None:
+        return array.long().numpy() if reads_at_once(array) else None  # NumPy has fewer unsigned gaps than PyTorch
+
+    def largest(self, array: Any) -> int:
+        return max(int(array.long().max()), -1) if array.numel() else -1
+
+
+check = TensorCalls(torch.Tensor)

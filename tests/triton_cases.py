@@ -537,3 +537,13 @@ def test_a_network_merges_and_normalizes_in_one_pass(dtype: str, monkeypatch: py
     with torch.no_grad():
         network(images)
     assert used[4] is not None and used[5] is None and len(seen) == 1  # a hook is called
+
+
+def test_a_member_of_size_zero_may_hold_anything() -> None:
+    """Beside members that have a size; a group whose sizes are all zero is averaged."""
+    x, size = torch.randn(1, 4, 3, device=DEVICE), torch.tensor([[1.0, 0.0, 0.0, 0.0]], device=DEVICE)
+    x[0, 1] = torch.nan
+    y, total = kernels.merge(x, size, torch.tensor([[0, 0, 1, 1]], device=DEVICE), 2)
+    assert (
+        torch.equal(y[0, 0], x[0, 0]) and torch.equal(y[0, 1], (x[0, 2] + x[0, 3]) / 2) and total.tolist() == [[1, 0]]
+    )

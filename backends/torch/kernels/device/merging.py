@@ -85,7 +85,7 @@ def _weighted(x_ptr, added_ptr, at, at_added, inside, size, total, count, WORK: 
             x = (x.to(tl.float32) + added.to(tl.float32)).to(x.dtype)
     if WORK == tl.float64:
         x = x.to(tl.float32) if x.dtype == tl.bfloat16 else x
-    return tl.where(inside & (weight != 0), weight * x.to(WORK), 0.0)  # nothing comes out of a weight of zero, not NaN
+    return tl.where(inside, weight * x.to(WORK), 0.0)
 
 
 @triton.jit(do_not_specialize=["n", "p"])
@@ -155,7 +155,8 @@ def merge(
         size = tl.load(size_ptr + member)
         at = member.to(tl.int64) * stride_n + channel * stride_c
         at_added = sample * stride_ab + member.to(tl.int64) * stride_an + channel * stride_ac
-        y += _weighted(x_ptr, added_ptr, at, at_added, channel < c, size, total, count, WORK)
+        read = tl.where(size == 0, tl.where(total == 0, c, 0), c)  # of a weight of zero comes nothing, not even NaN
+        y += _weighted(x_ptr, added_ptr, at, at_added, channel < read, size, total, count, WORK)
     at = (sample * p + slot) * c + channel
     y = y.to(y_ptr.dtype.element_ty)
     tl.store(y_ptr + at, y, mask=channel < c)

@@ -53,7 +53,7 @@ PREFIX = {"vit": 1, "deit": 2, "dinov2": 1, "dinov2, registers": 5, "clip": 1, "
 OPTIONS: dict[str, dict[str, Any]] = {
     "tome": {"r": (3, -0.5)},
     "ats": {"max_tokens": (9, 6)},
-    "ltm": {"compression_ratio": 0.6},
+    "ltm": {"compression_ratio": 0.6, "around": None},
     "patch_merger": {"num_tokens_out": 4},
 }
 
@@ -383,13 +383,19 @@ def test_another_block_is_refused_by_name() -> None:
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
 
 
-def test_gradient_checkpointing_is_refused_when_it_would_run() -> None:
-    model = build("vit")
-    with patch(model, "tome", r=1):
-        for layer in model.vit.layers:
-            layer.gradient_checkpointing = True
-        model.train()
-        with pytest.raises(RuntimeError, match=r"^patch: gradient checkpointing must be off"):
-            model(pixels())
-        model.eval()
-        model(pixels())
+@pytest.mark.parametrize("reentrant", [False, True])
+@pytest.mark.parametrize("name", ["vit", "clip", "dinov2"])
+def test_gradient_checkpointing_gives_the_same_gradients(name: str, reentrant: bool) -> None:
+    found = []
+    for checkpointed in (False, True):
+        model = build(name).train()
+        if checkpointed:
+            model.gradient_checkpointing_enable({"use_reentrant": reentrant})
+            model.enable_input_require_grads() if reentrant else None
+        with patch(model, "tome", r=3):
+            torch.manual_seed(1)
+            result(model(pixels())).square().sum().backward()
+        found.append([value.grad for value in model.parameters() if value.grad is not None])
+    assert len(found[0]) == len(found[1])
+    for got, expected in zip(*found, strict=True):
+        assert torch.equal(got, expected)

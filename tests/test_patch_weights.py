@@ -51,7 +51,7 @@ FAMILIES: dict[str, tuple[str, str, dict[str, Any], dict[str, Any]]] = {
 MERGINGS: dict[str, tuple[str, dict[str, Any], Any]] = {
     "tome": ("tome", {"r": 3}, ToMeMerging(r=3)),
     "ats": ("ats", {"max_tokens": (9, 6, 4)}, ATSMerging((9, 6, 4))),
-    "ltm": ("ltm", {"compression_ratio": 0.6}, LTMMerging(0.6)),
+    "ltm": ("ltm", {"compression_ratio": 0.6, "around": None}, LTMMerging(0.6)),
 }
 
 # their names, and timm's, which are ours

@@ -17,13 +17,15 @@ from tokenmerge.backends.torch.patching.install import install
 from tokenmerge.backends.torch.patching.ltm import LTMPatch
 from tokenmerge.backends.torch.patching.method import Method
 from tokenmerge.backends.torch.patching.patch_merger import PatchMergerPatch
+from tokenmerge.backends.torch.patching.readers import around, check_around
 from tokenmerge.backends.torch.patching.tome import ToMePatch
+from tokenmerge.backends.torch.patching.trained import check_training
 from tokenmerge.spec.shared.arguments import check_choice, check_names
 
 METHODS: dict[str, type[Method]] = {method.NAME: method for method in (ToMePatch, ATSPatch, PatchMergerPatch, LTMPatch)}
 
 
-def patch(model: nn.Module, name: str, **options: Any) -> Handle:
+def patch(model: nn.Module, name: str, *, restore: bool = False, **options: Any) -> Handle:
     """Merge tokens in a model that exists, by hooks on its own parts.
 
     In a block `x1 = x + attention(x)`, `x1 + f(x1)` the residual stream becomes `y + f(y)` with `y = W x1`.
@@ -31,10 +33,14 @@ def patch(model: nn.Module, name: str, **options: Any) -> Handle:
     Args:
         model: a timm or Hugging Face vision transformer, or a module that holds exactly one.
         name: "tome", "ats", "patch_merger" or "ltm". The last two have parameters, which become the model's own.
-        **options: of "tome" `r`, `prop_attn=True`, `order="grouped"`, `protected=None`; of "ats"
-            `max_tokens`, `score="per_head"`; of "patch_merger" `layer=None`,
+        restore: whether everybody outside of the blocks sees all tokens: after every block they are unmerged, and the
+            next one goes on with the merged ones. For whoever reads a grid. Dropped tokens come back as zeros.
+        **options: of "tome" `r` (or `tokens_out`), `prop_attn=True`, `order="grouped"`, `protected=None`,
+            `around=None`; of "ats" `max_tokens`, `score="per_head"`; of "patch_merger" `layer=None`,
             `num_tokens_out=8`, `logit_scale=None`, `seed=0`; of "ltm" `compression_ratio`, `protected=None`,
-            `prior_smoothing=0.1`. `protected=None` stands for the model's class, distillation and register tokens.
+            `prior_smoothing=0.1`, `around="mlp"`. `protected=None` stands for the model's class, distillation and
+            register tokens. `around`: None for the stream, "mlp" or "block" for that branch, around which the stream
+            keeps all of its tokens.
 
     Returns:
         Handle: plans, `r`, `remove()`; a context manager.
@@ -56,34 +62,36 @@ def patch(model: nn.Module, name: str, **options: Any) -> Handle:
     if not isinstance(model, nn.Module):
         raise TypeError(f"patch: `model` must be a torch.nn.Module, got {type(model).__name__}")
     method_class = METHODS[name]
+    if not isinstance(restore, bool):
+        raise TypeError(f"patch: `restore` must be True or False, got {restore!r}")
+    if "around" not in method_class.OPTIONS and options.pop("around", None) is not None:
+        raise ValueError(
+            f"patch: `around` must be None for {name!r}, whose tokens are no means of all others, got another"
+        )
     check_names("patch", options, method_class.OPTIONS, "option")
     for option in method_class.NEEDED:
         if option not in options:
             raise TypeError(f"patch: `{option}` must be given with {name!r}, got nothing")
     if hooks_of(model):
         raise CannotPatch("patch: `model` must not be patched already, got one that is (`remove()` its handle first)")
-    network = find(model)
+    network = find(model, restore)
     method = method_class(network, **options)
     if network.unbiased and (method.proportional or method.sampled):
         raise CannotPatch(
             f"patch: `model` must have an attention that adds a bias to its logits (sdpa or eager) for {name!r}, "
             f"got {network.unbiased}"
         )
-    method.given = dict(options)
-    return Handle(model, install(model, network, method))
+    method.given = dict(options) | ({"restore": True} if restore else {})
+    check_training(model, network, method)
+    return Handle(model, install(model, network, method, restore))
 
 
-def find(model: nn.Module) -> Network:
+def find(model: nn.Module, restore: bool = False) -> Network:
     """The one network in a model that is known, taken apart.
 
     Raises:
         CannotPatch: there is none, there are several, or the model needs its tokens on the grid.
     """
-    if transformers.needs_grid(model):
-        raise CannotPatch(
-            f"patch: `model` must not need its tokens on the grid, got {type(model).__name__} (patch the network "
-            "inside, and `unmerge` what comes out)"
-        )
     found = [
         (family, name, module)
         for name, module in model.named_modules()
@@ -98,7 +106,14 @@ def find(model: nn.Module) -> Network:
             f"Face ViT, DeiT, DINOv2, CLIP or SigLIP vision model), got {which}"
         )
     family, name, module = found[0]
-    return family.read(model, module, name or type(module).__name__)
+    check_around(around(model, module), restore)
+    network = family.read(model, module, name or type(module).__name__)
+    if network.own and not restore:
+        raise CannotPatch(
+            f"patch: `model` must read its tokens in a way that is known, got {network.own} (patch with restore=True, "
+            "which gives it all tokens)"
+        )
+    return network
 
 
 def _blocks(model: nn.Module) -> str:

@@ -16,9 +16,9 @@ from torch import nn
 from tokenmerge.backends.torch.ats import ATS
 from tokenmerge.backends.torch.attention import attention_weights
 from tokenmerge.backends.torch.patching.families import Attention, CannotPatch, Network
-from tokenmerge.backends.torch.patching.hooks import Hook, Patch
 from tokenmerge.backends.torch.patching.method import Method
 from tokenmerge.backends.torch.patching.state import Call
+from tokenmerge.backends.torch.plan import SelectionPlan
 from tokenmerge.backends.torch.vit import sample, take_queries
 from tokenmerge.spec.shared.arguments import check_integer
 
@@ -64,41 +64,20 @@ class ATSPatch(Method):
             return None
         query, key, value = parts.heads(module, x, kwargs)
         row = attention_weights(query[:, :, :1], key, mask=call.mask)[:, :, 0]
-        plan = sample(merger, row, value, self.prefix, call.mask)
+        plan = call.known_plan or sample(merger, row, value, self.prefix, call.mask)
+        assert isinstance(plan, SelectionPlan)
         call.chosen = plan
         return parts.attend(module, take_queries(query, plan), key, value, x, plan, kwargs)
+
+    def expects(self, call: Call, num_tokens: int) -> bool:
+        index = len(call.plans) - 1
+        return index < len(self.mergers) and num_tokens - self.prefix > self.mergers[index].max_tokens
 
     def between(self, call: Call, x: Tensor) -> Tensor | None:
         if call.chosen is None:
             return None
         assert call.branch is not None
         return call.merge(call.chosen, x) + call.branch
-
-
-class Attending(Hook):
-    """Before a sampled attention: its `forward` below belongs to no module, and has to know for which it stands in."""
-
-    def __call__(self, module: nn.Module, args: Any, kwargs: Any) -> None:
-        self.patch.thread.attending.append(module)
-
-
-class SampledForward(Hook):
-    """The `forward` of a sampled attention."""
-
-    def __init__(self, patch: Patch, parts: Attention) -> None:
-        super().__init__(patch)
-        self.parts = parts
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        module = self.patch.thread.attending.pop()
-        call, method = self.patch.running(), self.patch.method
-        if call is not None and call.attention is module:
-            assert isinstance(method, ATSPatch)
-            named = dict(zip(self.parts.arguments, args, strict=False)) | kwargs
-            out = method.sample(call, module, self.parts, named.pop(self.parts.arguments[0]), named)
-            if out is not None:
-                return out
-        return type(module).forward(module, *args, **kwargs)
 
 
 def attend(

@@ -7,15 +7,15 @@ inherits it is known as well; one that brings its own is not, whatever it is cal
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import nn
 
 if TYPE_CHECKING:
-    from tokenmerge.backends.torch.patching.hooks import Patch
+    from tokenmerge.backends.torch.patching.hook import Patch
 
 Tensor = torch.Tensor
 Entry = TypeVar("Entry")
@@ -78,6 +78,11 @@ class Network:
         rotary: whether attention turns queries and keys by their position.
         pooling: pairs of a module and its hook that pools by size.
         unbiased: the attention function, for a sentence, if it adds no bias to the logits; "" if it does.
+        doors: its functions that run the blocks, with what says whether a call of one lays tokens out on a grid.
+        pool: in place of its method `pool`, if it has one: `(module, its own, Counts, x, ...)`.
+        makes_mask: the argument that is a mask; without it the network makes one that masks nothing. "" for none.
+        num_patches: from the module, how many patches an image of the usual size has now; None if that is open.
+        own: a function of the network that reads tokens in its own way, for a sentence; "" if all are known.
     """
 
     module: nn.Module
@@ -91,6 +96,11 @@ class Network:
     rotary: bool
     pooling: Sequence[tuple[nn.Module, Callable[[Patch], Callable[..., Any]]]] = ()
     unbiased: str = ""
+    doors: Mapping[str, Callable[..., bool]] = field(default_factory=lambda: {"forward": never})
+    pool: Callable[..., Any] | None = None
+    makes_mask: str = ""
+    num_patches: Callable[[Any], int | None] | None = None
+    own: str = ""
 
     @property
     def tokens(self) -> int | None:
@@ -102,6 +112,11 @@ class Network:
         """C, from the norm between attention and MLP."""
         block, parts, _ = self.blocks[0]
         return int(getattr(block, parts.norm).weight.shape[0])
+
+
+def never(name: str, args: Any, kwargs: Any) -> bool:
+    """Of a door that gives tokens as they are."""
+    return False
 
 
 def method_name(module: nn.Module, method: str = "forward") -> str:

@@ -8,16 +8,18 @@ from typing import Any
 import torch
 from torch import nn
 
-from tokenmerge.backends.torch.patching.ats import SampledForward
+from tokenmerge.backends.torch.patching.block import BlockRole
 from tokenmerge.backends.torch.patching.families import CannotPatch
-from tokenmerge.backends.torch.patching.hooks import Enter, Hook, Patch
+from tokenmerge.backends.torch.patching.hook import Hook, Patch
+from tokenmerge.backends.torch.patching.marks import role_of, unmark
+from tokenmerge.backends.torch.patching.network import NetworkRole
+from tokenmerge.backends.torch.patching.parts import AFTER, BEFORE, unhook
 from tokenmerge.backends.torch.patching.state import Last
 from tokenmerge.backends.torch.patching.tome import R, ToMePatch
 from tokenmerge.backends.torch.plan import Plan, compose_layers
+from tokenmerge.spec.shared.arguments import check_integer
 
 Tensor = torch.Tensor
-HOOKS = ("_forward_pre_hooks", "_forward_hooks")
-MARKS = ("_forward_pre_hooks_with_kwargs", "_forward_hooks_with_kwargs", "_forward_hooks_always_called")
 
 
 class Handle:
@@ -72,35 +74,61 @@ class Handle:
         """`(B,P)` bool, False for padding; None where all tokens are real."""
         return self._last.mask
 
-    def source(self) -> Plan:
+    @property
+    def num_tokens(self) -> list[int]:
+        """For every block the tokens that it returned; [] before the first call."""
+        return list(self._last.counts)
+
+    def source(self, layer: int | None = None) -> Plan:
         """Which patch went into which token: the plans of all blocks as one, from the first block's tokens to the last.
 
         Of ToMe, `.assignment (B,N)` names for every token that entered the one that holds it; `.share() (B,N,P)` is
         defined for all mergers. The tokens in front of the patches come first.
 
+        Args:
+            layer: the number of blocks to look at; None for all. Of hidden states it is the index.
+
         Raises:
-            RuntimeError: no call has been finished in this thread, or nothing was merged.
+            TypeError, ValueError: `layer` is no integer from 0 to the depth.
+            RuntimeError: no call has been finished in this thread, nothing was merged up to there, or the plans act
+                around a branch and the stream has kept all tokens.
         """
-        made = [(plan, size) for plan, size in zip(self.plans, self.sizes, strict=True) if plan is not None]
+        made = self._made(layer)
         if not made:
             had = "a call that merged nothing" if self.plans else "none"
+            if self._last.around:
+                had = "one whose plans act around a branch"
             raise RuntimeError(f"patch: `source` must follow a call of this thread in which tokens merged, got {had}")
         return compose_layers(made)
 
-    def unmerge(self, tokens: Tensor) -> Tensor:
+    def unmerge(self, tokens: Tensor, layer: int | None = None) -> Tensor:
         """Tokens `(B,P,C)` of the last call back in their places: `(B,N,C)`, the tokens in front included.
 
+        Args:
+            tokens: what came out of that many blocks.
+            layer: the number of blocks; None for all.
+
         Raises:
-            TypeError, ValueError: `tokens` has another shape or is not floating point.
+            TypeError, ValueError: `tokens` has another shape or is not floating point; `layer` as in `source`.
             RuntimeError: no call has been finished in this thread.
         """
-        if self.plans and all(plan is None for plan in self.plans):
+        if self.plans and not self._made(layer):
             return tokens
-        return self.source().unmerge(tokens)
+        return self.source(layer).unmerge(tokens)
+
+    def _made(self, layer: int | None) -> list[tuple[Plan, Tensor | None]]:
+        if layer is not None:
+            check_integer("patch", "layer", layer, minimum=0, hint="the number of blocks before the tokens")
+            if self.plans and layer > len(self.plans):
+                raise ValueError(f"patch: `layer` must be at most {len(self.plans)}, the number of blocks, got {layer}")
+        if self._last.around:
+            return []
+        made = zip(self.plans[:layer], self.sizes[:layer], strict=True)
+        return [(plan, size) for plan, size in made if plan is not None]
 
     @property
-    def r(self) -> R:
-        """ToMe's tokens to remove per block, as given; can be set.
+    def r(self) -> R | None:
+        """ToMe's tokens to remove per block, as given; can be set. None with `tokens_out`.
 
         Raises:
             AttributeError: another merger; TypeError, ValueError: as in `patch`, and nothing is changed.
@@ -109,20 +137,31 @@ class Handle:
 
     @r.setter
     def r(self, r: R) -> None:
-        self._tome.r = self._tome.given["r"] = r
+        tome = self._tome
+        tome.set_r(r, self._tokens())
+        tome.given.pop("tokens_out", None)
+        tome.given["r"] = r
+
+    def _tokens(self) -> int | None:
+        """The most tokens that an image may have: of the last call, or of the model's own size now."""
+        own = [
+            role.tokens_of(module)
+            for module in self._model.modules()
+            if isinstance(role := role_of(module), NetworkRole)
+        ]
+        if not own or own[0] is None:
+            return None
+        return max(own[0], self._last.num_tokens_in)
 
     def remove(self) -> None:
-        """Take everything off again: hooks, mergers, the `forward` of sampled attention. A second time does nothing."""
+        """Take everything off again: roles, hooks, mergers. A second time does nothing."""
         for module in self._model.modules():
-            for hooks in (getattr(module, name) for name in HOOKS):
-                for key in [key for key, hook in hooks.items() if isinstance(hook, Hook) and hook.patch is self._patch]:
-                    if isinstance(hooks[key], Enter) and hooks[key].learned:
-                        del module.merger
-                    del hooks[key]
-                    for mark in MARKS:
-                        getattr(module, mark).pop(key, None)
-            if isinstance(module.__dict__.get("forward"), SampledForward):
-                del module.forward
+            unhook(module, None, self._patch)
+            role = role_of(module)
+            if role is not None and role.patch is self._patch:
+                if isinstance(role, BlockRole) and role.learned:
+                    del module.merger
+                unmark(module)
 
     @property
     def _last(self) -> Last:
@@ -137,8 +176,11 @@ class Handle:
 
 
 def hooks_of(model: nn.Module) -> list[Hook]:
-    """All our hooks in a model."""
-    found: list[Any] = [hook for module in model.modules() for name in HOOKS for hook in getattr(module, name).values()]
+    """All our hooks and roles in a model."""
+    found: list[Any] = [
+        hook for module in model.modules() for name in (BEFORE, AFTER) for hook in getattr(module, name).values()
+    ]
+    found += [role_of(module) for module in model.modules()]
     return [hook for hook in found if isinstance(hook, Hook)]
 
 

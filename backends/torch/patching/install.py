@@ -1,29 +1,24 @@
-"""Put the hooks of a method on a network."""
+"""Put a method on a network: roles for its functions, blocks and attentions, hooks on their parts."""
 
 from __future__ import annotations
 
+import inspect
+from typing import Any
+
 from torch import nn
 
-from tokenmerge.backends.torch.patching.ats import Attending, SampledForward
+from tokenmerge.backends.torch.patching.block import AttentionRole, BlockRole
 from tokenmerge.backends.torch.patching.families import CannotPatch, Network
-from tokenmerge.backends.torch.patching.hooks import (
-    Attend,
-    AttentionEnd,
-    Between,
-    Close,
-    Enter,
-    Keys,
-    Leave,
-    MlpEnd,
-    Open,
-    Patch,
-    Tokens,
-)
+from tokenmerge.backends.torch.patching.hook import Patch
+from tokenmerge.backends.torch.patching.marks import mark
 from tokenmerge.backends.torch.patching.method import Method, placed
+from tokenmerge.backends.torch.patching.network import HeadRole, NetworkRole
+from tokenmerge.backends.torch.patching.parts import hook_part, hook_parts
+from tokenmerge.backends.torch.patching.pooling import Tokens
 
 
-def install(model: nn.Module, network: Network, method: Method) -> Patch:
-    """Hooks and mergers, all of them or none.
+def install(model: nn.Module, network: Network, method: Method, restore: bool) -> Patch:
+    """Roles, hooks and mergers, all of them or none.
 
     Raises:
         CannotPatch: a block has a part named `merger` already, or is there twice.
@@ -36,29 +31,41 @@ def install(model: nn.Module, network: Network, method: Method) -> Patch:
     if len({id(block) for block in blocks}) < len(blocks):
         raise CannotPatch(f"patch: `model` must have no block twice, got {network.name} that has")
 
-    patch = Patch(method, len(blocks), network.prefix)
-    for module in {id(module): module for module in (model, network.module)}.values():
-        # first and last of all hooks, so that an exception in another one still closes the call
-        module.register_forward_pre_hook(Open(patch), prepend=True)
-        module.register_forward_hook(Close(patch), always_call=True)
+    patch = Patch(method, len(blocks), network.prefix, network.name, restore)
     for index, (block, parts, attention) in enumerate(network.blocks):
+        name = f"block {index} of {network.name}"
+        tokens = next(iter(inspect.signature(block.forward).parameters))
+        role = BlockRole(patch, index, name, parts, attention, tokens, index in mergers)
         inner = getattr(block, parts.attention)
-        block.register_forward_pre_hook(Enter(patch, index, index in mergers), prepend=True)
-        inner.register_forward_pre_hook(Attend(patch, attention.mask, attention.mask_position), with_kwargs=True)
-        if method.keys:
-            getattr(inner, attention.keys).register_forward_hook(Keys(patch, attention.metric))
-        if index in method.sampled:
-            inner.register_forward_pre_hook(Attending(patch), with_kwargs=True)
-            inner.forward = SampledForward(patch, attention)
-            getattr(block, parts.attention_end).register_forward_hook(AttentionEnd(patch))
-        getattr(block, parts.norm).register_forward_pre_hook(Between(patch), prepend=True)
-        getattr(block, parts.mlp_end).register_forward_hook(MlpEnd(patch))
+        mark(inner, AttentionRole(patch, index, f"the attention of {name}", attention, index in method.sampled))
+        mark(block, role)
+        hook_parts(block, role)
         if index in mergers:
             block.add_module("merger", mergers[index])
-        # before the user's own hooks, which are to see what the block gives
-        block.register_forward_hook(Leave(patch, index), always_call=True, prepend=True)
     if network.norm is not None:
-        network.norm.register_forward_hook(Tokens(patch))
-    for module, hook in network.pooling:
-        module.register_forward_pre_hook(hook(patch), with_kwargs=True)
+        hook_part(network.norm, Tokens(patch))
+    pools: dict[int, tuple[nn.Module, list[tuple[str, Any]]]] = {}
+    for part, kind in network.pooling:
+        owner, path = owner_of(model, network.module, part)
+        pools.setdefault(id(owner), (owner, []))[1].append((path, kind(patch)))
+    inside = pools.pop(id(network.module), (network.module, []))[1]
+    role_of_network = NetworkRole(
+        patch, dict(network.doors), inside, network.pool, network.makes_mask, network.num_patches
+    )
+    mark(network.module, role_of_network)
+    role_of_network.look_at_parts(network.module)
+    for owner, parts_that_pool in pools.values():
+        head = HeadRole(patch, parts_that_pool)
+        mark(owner, head)
+        head.look_at_parts(owner)
     return patch
+
+
+def owner_of(model: nn.Module, network: nn.Module, part: nn.Module) -> tuple[nn.Module, str]:
+    """The module whose function runs a part that pools, the network or a head around it; and the part's name there."""
+    for name, module in network.named_modules():
+        if module is part:
+            return network, name
+    path = next(name for name, module in model.named_modules() if module is part)
+    owner, _, name = path.rpartition(".")
+    return model.get_submodule(owner), name

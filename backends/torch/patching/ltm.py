@@ -7,7 +7,7 @@ import torch
 from tokenmerge.backends.torch.ltm import LTM, chain
 from tokenmerge.backends.torch.merger import Merger
 from tokenmerge.backends.torch.patching.families import Network
-from tokenmerge.backends.torch.patching.method import Method, check_prefix
+from tokenmerge.backends.torch.patching.method import Method, check_around, check_prefix
 from tokenmerge.backends.torch.patching.state import Call
 from tokenmerge.backends.torch.plan import DensePlan
 from tokenmerge.spec.shared.schedule import ltm_tokens_out
@@ -23,14 +23,16 @@ class LTMPatch(Method):
         compression_ratio: rho in (0, 1].
         protected: leading tokens that are copied; None for the network's class, distillation and register tokens.
         prior_smoothing: epsilon in [0, 1].
+        around: "mlp" (the default), "block", or None for the stream.
 
     Raises:
         TypeError, ValueError: an option of the wrong type or range.
     """
 
     NAME = "ltm"
-    OPTIONS = ("compression_ratio", "protected", "prior_smoothing")
+    OPTIONS = ("compression_ratio", "protected", "prior_smoothing", "around")
     NEEDED = ("compression_ratio",)
+    chained = True
 
     def __init__(
         self,
@@ -39,7 +41,10 @@ class LTMPatch(Method):
         compression_ratio: float,
         protected: int | None = None,
         prior_smoothing: float = 0.1,
+        around: str | None = "default",
     ) -> None:
+        self.around = check_around(around, "mlp")
+        self.reads_between = self.around != "block"
         self.protected = check_prefix(protected, network)
         self._blocks, self._dim = range(len(network.blocks)), network.dim
         self._compression_ratio, self._prior_smoothing = str(float(compression_ratio)), str(float(prior_smoothing))
@@ -49,7 +54,13 @@ class LTMPatch(Method):
         ratio, smoothing = float(self._compression_ratio), float(self._prior_smoothing)
         return {block: LTM(self._dim, ratio, self.protected, smoothing) for block in self._blocks}
 
+    def expects(self, call: Call, num_tokens: int) -> bool:
+        return self.reads_between
+
     def between(self, call: Call, x: Tensor) -> Tensor | None:
+        return self.merge(call, self.plan_of_input(call, x), x)
+
+    def plan_of_input(self, call: Call, x: Tensor) -> DensePlan:
         merger = call.block.merger
         assert isinstance(merger, LTM)
         patches = x.shape[1] - merger.protected
@@ -57,6 +68,5 @@ class LTMPatch(Method):
         prior = call.prior if call.prior is not None and call.prior.shape[1:] == shape else None
         plan = merger.plan(x, prior=prior)
         assert isinstance(plan, DensePlan)
-        merged = call.merge(plan, x)
         call.prior = chain(plan, merger.protected)
-        return merged
+        return plan

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from tokenmerge.backends.torch.patching.families import Network
+from tokenmerge.backends.torch.patching.families import Attention, Network
 from tokenmerge.backends.torch.patching.state import Call
-from tokenmerge.spec.shared.arguments import check_integer
+from tokenmerge.backends.torch.plan import Plan
+from tokenmerge.spec.shared.arguments import check_choice, check_integer
 
 if TYPE_CHECKING:
     from tokenmerge.backends.torch.merger import Merger
@@ -26,6 +27,9 @@ class Method:
         keys: whether it reads the keys of attention.
         proportional: whether attention counts a token as often as it has patches.
         sampled: the blocks whose attention is for chosen queries only.
+        around: None where plans act on the stream, "mlp" or "block" where they act around that branch of it.
+        chained: whether a block hands something to the next that has a gradient and is not in the tokens.
+        reads_between: whether it does anything between attention and MLP.
     """
 
     NAME: str
@@ -35,6 +39,9 @@ class Method:
     keys = False
     proportional = False
     sampled: frozenset[int] = frozenset()
+    around: str | None = None
+    chained = False
+    reads_between = True
 
     def __init__(self, network: Network, **options: Any) -> None:
         raise NotImplementedError
@@ -43,13 +50,68 @@ class Method:
         """Mergers with parameters, by the block that they become a part of (under the name `merger`)."""
         return {}
 
+    def expects(self, call: Call, num_tokens: int) -> bool:
+        """Whether the running block has to merge, given so many tokens."""
+        return False
+
+    def before(self, call: Call, x: Tensor) -> Tensor:
+        """Before the block: its input `(B,N,C)`, or what is made of it."""
+        plan = self.plan_of_input(call, x) if self.around == "block" else None
+        if plan is None:
+            return x
+        call.plans[-1], call.stream = plan, x
+        call.merged, call.size = plan.merge_both(x)
+        return call.merged
+
+    def plan_of_input(self, call: Call, x: Tensor) -> Plan | None:
+        """The plan around a block, from its input `(B,N,C)`; None where it merges nothing."""
+        raise NotImplementedError
+
     def between(self, call: Call, x: Tensor) -> Tensor | None:
         """Between attention and MLP: the merged tokens of `x (B,N,C)`, or None if they stay as they are."""
         return None
 
+    def merge(self, call: Call, plan: Plan, x: Tensor) -> Tensor:
+        """`W x` of the stream, which is what goes on, or which only the MLP gets."""
+        if self.around is None:
+            return call.merge(plan, x)
+        call.plans[-1], call.stream = plan, x
+        return plan.merge(x)
+
+    def joined(self, call: Call) -> Tensor:
+        """After the MLP: `y + f(y)`, or `x1 + U f(y)` around it."""
+        assert call.merged is not None and call.mlp is not None
+        if self.around is None:
+            return call.merged + call.mlp
+        plan = call.plans[-1]
+        assert plan is not None and call.stream is not None
+        return call.stream + plan.unmerge(call.mlp)
+
     def after(self, call: Call, x: Tensor) -> Tensor:
-        """After the block: its output `(B,N,C)`, or what is made of it."""
-        return x
+        """After the block: its output `(B,N,C)`, or what is made of it: `x + U (b(W x) - W x)` around it."""
+        plan = call.plans[-1]
+        if self.around != "block" or plan is None:
+            return x
+        assert call.stream is not None and call.merged is not None
+        call.size = None
+        return call.stream + plan.unmerge(x - call.merged)
+
+    def sample(self, call: Call, module: nn.Module, parts: Attention, x: Tensor, kwargs: dict[str, Any]) -> Any:
+        """What a sampled attention returns for the chosen queries; None if its block keeps all."""
+        return None
+
+
+def check_around(around: Any, default: str | None) -> str | None:
+    """`around`, or the merger's own.
+
+    Raises:
+        TypeError, ValueError: another word.
+    """
+    if around == "default":
+        return default
+    if around is not None:
+        check_choice("patch", "around", around, ("mlp", "block"))
+    return str(around) if around else None
 
 
 def check_prefix(protected: Any, network: Network) -> int:

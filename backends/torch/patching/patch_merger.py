@@ -34,6 +34,7 @@ class PatchMergerPatch(Method):
 
     NAME = "patch_merger"
     OPTIONS = ("layer", "num_tokens_out", "logit_scale", "seed")
+    reads_between = False
 
     def __init__(
         self,
@@ -66,6 +67,9 @@ class PatchMergerPatch(Method):
     def modules(self) -> dict[int, Merger]:
         dim, num_tokens_out, logit_scale, seed = self._options
         return {self.index: PatchMerger(dim, num_tokens_out, logit_scale, seed=seed)}
+
+    def expects(self, call: Call, num_tokens: int) -> bool:
+        return False  # after the block, whatever it ran
 
     def after(self, call: Call, x: Tensor) -> Tensor:
         if len(call.plans) - 1 != self.index:

@@ -6,10 +6,12 @@ Nothing outlives the call except its plans and sizes (`Last`), without gradients
 from __future__ import annotations
 
 import threading
+import weakref
 
 import torch
 from torch import nn
 
+from tokenmerge.backends.torch import observers
 from tokenmerge.backends.torch.plan import DensePlan, PartitionPlan, Plan
 from tokenmerge.backends.torch.precision import working_dtype
 
@@ -20,47 +22,83 @@ class Call:
     """One call on its way through the blocks.
 
     Attributes:
-        by_block: whether the first block began it, because the network's own `forward` was not called.
+        by_block: whether the first block began it, because no function of the network was called.
         started: whether a block has begun; inside: whether one is running.
+        own_mask: whether a mask that attention is given was made by the network itself, and masks nothing.
         size: `(B,N)`, patches in every token; None while every token counts one.
         mask: `(B,N)` bool, False for padding; None while all tokens are real.
         prior: the last LTM's mask `(B,n,P')`, for the next one.
         replaced: whether PatchMerger's tokens took the place of all others, those in front included.
-        plans: of every block, None where nothing merged; sizes: what each plan took.
-        tokens: `(B,P,C)`, what pooling reads.
+        plans: of every block, None where nothing merged; sizes: what each plan took; counts: tokens after it.
+        num_tokens_in: N of the first block. num_tokens_here: of the one that is running.
+        tokens: `(B,P,C)`, what pooling reads. kept: the merged tokens, where everybody else sees restored ones.
+        around: whether plans act around a branch, so that the stream keeps all tokens.
+        whole: the plan of all blocks so far, when tokens are restored after every block.
+        known: plans of a call whose blocks are run again in a backward pass.
         block: the one that is running; in `DataParallel` it is the replica's.
         attention: its attention module. keys: its keys `(B,N,D)`, averaged over heads. chosen: its ATS plan.
         branch: what its attention adds to the chosen tokens. merged: the tokens that enter its MLP, when they are not
-            the block's own. mlp: what the MLP adds to them.
+            the block's own. mlp: what the MLP adds to them. stream: `x1`, where that is added to all tokens.
     """
 
     block: nn.Module
 
-    def __init__(self, by_block: bool = False) -> None:
-        self.by_block = by_block
-        self.started = self.inside = self.replaced = False
+    def __init__(self, by_block: bool = False, around: bool = False) -> None:
+        self.by_block, self.around = by_block, around
+        self.started = self.inside = self.replaced = self.own_mask = False
+        self.num_tokens_here = 0
         self.plans: list[Plan | None] = []
         self.sizes: list[Tensor | None] = []
+        self.counts: list[int] = []
+        self.before: list[tuple[Tensor | None, Tensor | None, bool]] = []  # size, mask, replaced, as a block began
+        self.num_tokens_in = 0
         self.size: Tensor | None = None
         self.mask: Tensor | None = None
         self.prior: Tensor | None = None
         self.tokens: Tensor | None = None
+        self.kept: Tensor | None = None
+        self.whole: Plan | None = None
+        self.known: tuple[Call, int] | None = None
+        self.given: weakref.ref[Tensor] | None = None  # what the last block returned
         self._table: Tensor | None = None
         self._merged_table: Tensor | None = None
         self._merges_in_table = 0
         self._forget()
 
-    def enter(self, block: nn.Module) -> None:
+    @property
+    def merged_any(self) -> bool:
+        """Whether the tokens no longer are those that came in."""
+        return not self.around and any(plan is not None for plan in self.plans)
+
+    @property
+    def known_plan(self) -> Plan | None:
+        """The plan that this block has made before, if it runs again."""
+        return None if self.known is None else self.known[0].plans[len(self.plans) - 1]
+
+    def enter(self, block: nn.Module, x: Tensor) -> None:
         """A block begins."""
+        if not self.started:
+            self.num_tokens_in = x.shape[1]
         self.started = self.inside = True
         self.block = block
         self.plans.append(None)
         self.sizes.append(None)
+        self.before.append((self.size, self.mask, self.replaced))
 
     def leave(self) -> None:
         """A block ends."""
         self.inside = False
         self._forget()
+
+    def again(self, index: int) -> Call:
+        """This call as it was when a block began, to run that block again."""
+        call = Call(by_block=True, around=self.around)
+        call.started, call.num_tokens_in, call.known = True, self.num_tokens_in, (self, index)
+        call.plans, call.sizes, call.counts = self.plans[:index], self.sizes[:index], self.counts[:index]
+        call.before = self.before[:index]
+        call.own_mask = self.own_mask
+        call.size, call.mask, call.replaced = self.before[index]
+        return call
 
     def merge(self, plan: Plan, x: Tensor) -> Tensor:
         """`W x`; sizes and mask go along."""
@@ -75,6 +113,9 @@ class Call:
 
     def rotary(self, table: Tensor, batch: int) -> Tensor:
         """A block's rotary table `(N',2d)` or `(H,N',2d)`, of all patches, as `(B,H,P',2d)` of the tokens left."""
+        if self.around:
+            plan = self.plans[-1]
+            return table if plan is None else merge_table(plan, table, self.sizes[-1], batch)
         if self._table is not table:  # the first block, or a network whose tables differ from block to block
             self._table, self._merged_table, self._merges_in_table = table, table, 0
         assert self._merged_table is not None
@@ -92,6 +133,8 @@ class Call:
         self.branch: Tensor | None = None
         self.merged: Tensor | None = None
         self.mlp: Tensor | None = None
+        self.stream: Tensor | None = None
+        self.between = False  # whether what lies between attention and MLP has been run
 
 
 def merge_table(plan: Plan, table: Tensor, size: Tensor | None, batch: int) -> Tensor:
@@ -112,58 +155,82 @@ class Last:
     def __init__(self) -> None:
         self.plans: tuple[Plan | None, ...] = ()
         self.sizes: tuple[Tensor | None, ...] = ()
+        self.counts: tuple[int, ...] = ()
+        self.num_tokens_in = 0
         self.size: Tensor | None = None
         self.mask: Tensor | None = None
+        self.around = self.replaced = False
+        self.whole: Plan | None = None
+        self.given: weakref.ref[Tensor] | None = None  # the tokens after the last norm
 
     def keep(self, call: Call) -> None:
         """Keep the plans of a call, and no graph of it."""
         self.plans = tuple(_detached(plan) for plan in call.plans)
         self.sizes = tuple(None if size is None else size.detach() for size in call.sizes)
+        self.counts, self.num_tokens_in = tuple(call.counts), call.num_tokens_in
         self.size = None if call.size is None else call.size.detach()
-        self.mask = call.mask
+        self.mask, self.around, self.replaced = call.mask, call.around, call.replaced
+        self.whole = None if call.whole is None else _detached(call.whole)
+        self.given = call.given
+
+    @property
+    def merged_any(self) -> bool:
+        """Whether the tokens no longer were those that came in."""
+        return not self.around and any(plan is not None for plan in self.plans)
 
 
 def _detached(plan: Plan | None) -> Plan | None:
     return DensePlan(plan.weights.detach(), plan.mask) if isinstance(plan, DensePlan) else plan
 
 
+def reference(tensor: Tensor) -> weakref.ref[Tensor] | None:
+    """A way to know a tensor again that does not keep it alive; a compiler has none."""
+    return None if observers.is_compiling() else weakref.ref(tensor)
+
+
+class Reader:
+    """A module around the network that reads its tokens, while it runs: the last call of that network."""
+
+    def __init__(self) -> None:
+        self.call: Call | None = None
+
+
 class Thread(threading.local):
-    """The calls that a thread is in, the innermost last, each with the module whose `forward` it serves.
+    """The calls that a thread is in, the innermost last.
 
     What changes lies in lists and objects inside: a compiler keeps track of these, not of attributes of a
     `threading.local`.
     """
 
     def __init__(self) -> None:
-        self.stack: list[tuple[Call, nn.Module | None]] = []
+        self.stack: list[Call] = []
+        self.readers: list[Reader] = []
+        self.alone: list[int] = []  # blocks that run without a call
         self.last = Last()
-        self.attending: list[nn.Module] = []  # modules whose attention is for chosen queries only
 
     def call(self) -> Call | None:
         """The innermost call."""
-        return self.stack[-1][0] if self.stack else None
+        return self.stack[-1] if self.stack else None
 
-    def open(self, module: nn.Module) -> None:
-        """A module that holds all blocks begins; one inside another serves the same call."""
-        self.drop_stale()
-        call = self.call()
-        self.stack.append((Call() if call is None or call.started else call, module))
+    def drop(self, call: Call) -> None:
+        """A call ends."""
+        self.stack[:] = [each for each in self.stack if each is not call]
 
-    def next_block(self, index: int) -> Call | None:
-        """A block begins: its call, which the first block begins if nobody else has; None for a block on its own."""
-        call = self.call()
-        if index == 0 and (call is None or call.started):
-            self.drop_stale()
-            self.stack.append((Call(by_block=True), None))
-        call = self.call()
-        return call if call is not None and not call.inside and len(call.plans) == index else None
-
-    def close(self, module: nn.Module) -> None:
-        """It ends, also by an exception."""
-        if self.stack and self.stack[-1][1] is module:
-            self.stack.pop()
+    def innermost(self, call: Call) -> None:
+        """A call goes on after another one had its turn."""
+        self.drop(call)
+        self.stack.append(call)
 
     def drop_stale(self) -> None:
-        """Forget a call that the first block began, and that was left between blocks."""
-        while self.stack and self.stack[-1][0].by_block and not self.stack[-1][0].inside:
+        """Forget calls that a first block began, and that were left between blocks."""
+        while self.stack and self.stack[-1].by_block and not self.stack[-1].inside:
             self.stack.pop()
+
+    def between_blocks(self) -> list[Call]:
+        """Calls that first blocks have begun inside of the innermost one that is not of that kind."""
+        found: list[Call] = []
+        for call in reversed(self.stack):
+            if not call.by_block or call.inside:
+                break
+            found.append(call)
+        return found

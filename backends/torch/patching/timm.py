@@ -9,10 +9,19 @@ from typing import Any
 import torch
 from torch import nn
 
+from tokenmerge.backends.torch import observers
 from tokenmerge.backends.torch.patching.ats import attend
-from tokenmerge.backends.torch.patching.families import Attention, Block, CannotPatch, Network, describe, method_name
-from tokenmerge.backends.torch.patching.hooks import Patch
-from tokenmerge.backends.torch.patching.pooling import AttentionPool, TimmPool
+from tokenmerge.backends.torch.patching.families import (
+    Attention,
+    Block,
+    CannotPatch,
+    Network,
+    describe,
+    method_name,
+    never,
+)
+from tokenmerge.backends.torch.patching.hook import Patch
+from tokenmerge.backends.torch.patching.pooling import Counts, TimmPool
 from tokenmerge.backends.torch.patching.tome import mean_key
 from tokenmerge.backends.torch.plan import SelectionPlan
 
@@ -92,6 +101,59 @@ def is_network(module: nn.Module) -> bool:
     }
 
 
+OWN = {name: tuple(f"{network}.{name}" for network in NETWORKS) for name in ("forward", "pool")}
+POOLS = ("token", "", "avg", "avgmax", "max", "map")
+LATENT = "timm.layers.attention_pool.AttentionPoolLatent.forward"
+
+
+def asks_for_grid(name: str, args: Any, kwargs: dict[str, Any]) -> bool:
+    """Whether a call of `forward_intermediates` or `get_intermediate_layers` gives maps and not tokens."""
+    if name == "forward_intermediates":
+        return (args[6] if len(args) > 6 else kwargs.get("output_fmt", "NCHW")) == "NCHW"
+    return bool(args[2] if len(args) > 2 else kwargs.get("reshape", False))
+
+
+DOORS = {
+    "forward": never,
+    "forward_features": never,
+    "forward_intermediates": asks_for_grid,
+    "get_intermediate_layers": asks_for_grid,
+}
+
+
+def num_patches(module: Any) -> int | None:
+    """Patches of an image of the usual size; None if any size will do."""
+    if getattr(module, "dynamic_img_size", False) or not getattr(module.patch_embed, "strict_img_size", True):
+        return None
+    return getattr(module.patch_embed, "num_patches", None)
+
+
+def pool(module: Any, original: Callable[..., Any], counts: Counts, x: Tensor, pool_type: str | None = None) -> Tensor:
+    """The method `pool` of a network, as that is now, of tokens that are counted."""
+    include = getattr(module, "pool_include_prefix", False)
+    skip = 0 if include else module.num_prefix_tokens
+    if getattr(module, "attn_pool", None) is not None:
+        if not observers.is_compiling():
+            check_attention_pool(module, "the network")
+        skip = skip if hasattr(module, "pool_include_prefix") else 0
+        x = x if counts.replaced else x[:, skip:]
+        return module.attn_pool(x, attn_mask=counts.bias(x))
+    how = module.global_pool if pool_type is None else pool_type
+    if how in ("avg", "avgmax", "max"):
+        return counts.pooled(how, x, skip)
+    if how not in ("token", ""):
+        raise RuntimeError(f"patch: `global_pool` must be one of {', '.join(map(repr, POOLS))}, got {how!r}")
+    if how == "token" and counts.replaced:
+        raise RuntimeError("patch: `global_pool` must not be 'token' after 'patch_merger', which leaves no class token")
+    return original(module, x, pool_type)
+
+
+def check_attention_pool(module: Any, name: str) -> None:
+    """Raises CannotPatch where attention pooling cannot count sizes."""
+    if method_name(module.attn_pool) != LATENT or module.attn_pool.pos_embed is not None:
+        raise CannotPatch(f"patch: `model` must pool by AttentionPoolLatent without positions, got another in {name}")
+
+
 def read(model: nn.Module, module: Any, name: str) -> Network:
     """A timm network, taken apart.
 
@@ -103,30 +165,37 @@ def read(model: nn.Module, module: Any, name: str) -> Network:
     if head not in HEADS:
         raise CannotPatch(f"patch: `model` must have a `forward_head` that is known, got {name} with {head}")
     distilled = head == HEADS[-1]
-    pool = "token" if distilled else module.global_pool
-    reads_class = f"{name} (global_pool={pool!r})" if pool == "token" else ""
+    own_pool = hasattr(type(module), "pool")
+    how = "token" if distilled else module.global_pool
+    reads_class = f"{name} (global_pool={how!r})" if how == "token" else ""
     pooling: list[tuple[nn.Module, Callable[[Patch], Callable[..., Any]]]] = []
-    if pool in ("avg", "avgmax", "max"):
-        include = getattr(module, "pool_include_prefix", False)
-        pooling.append((module.fc_norm, partial(TimmPool, how=pool, skip=0 if include else module.num_prefix_tokens)))
-    elif pool == "map":
-        known_pool = "timm.layers.attention_pool.AttentionPoolLatent.forward"
-        if method_name(module.attn_pool) != known_pool or module.attn_pool.pos_embed is not None:
-            raise CannotPatch(
-                f"patch: `model` must pool by AttentionPoolLatent without positions, got another in {name}"
-            )
-        pooling.append((module.attn_pool, AttentionPool))
-    elif pool not in ("token", ""):
-        raise CannotPatch(f"patch: `model` must pool by 'token', 'avg', 'avgmax', 'max', 'map' or '', got {pool!r}")
+    if how not in POOLS:
+        raise CannotPatch(f"patch: `model` must pool by 'token', 'avg', 'avgmax', 'max', 'map' or '', got {how!r}")
+    if how == "map":
+        check_attention_pool(module, name)
+    elif how in ("avg", "avgmax", "max") and not own_pool:
+        pooling.append((module.fc_norm, partial(TimmPool, how=how, skip=module.num_prefix_tokens)))
     return Network(
         module=module,
         name=name,
         blocks=blocks,
         prefix=module.num_prefix_tokens,
         class_token=module.cls_token is not None,
-        patches=getattr(module.patch_embed, "num_patches", None),
+        patches=num_patches(module),
         norm=module.norm,
         reads_class=reads_class,
         rotary=getattr(module, "rope", None) is not None,
         pooling=pooling,
+        doors={door: grid for door, grid in DOORS.items() if hasattr(type(module), door)},
+        pool=pool if own_pool else None,
+        num_patches=num_patches,
+        own=own_functions(module, name),
     )
+
+
+def own_functions(module: Any, name: str) -> str:
+    """A function of a subclass that reads tokens in its own way, for a sentence; "" if there is none."""
+    for function, known in OWN.items():
+        if hasattr(type(module), function) and method_name(module, function) not in known:
+            return f"{name} with {method_name(module, function)}"
+    return ""

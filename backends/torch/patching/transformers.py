@@ -12,8 +12,9 @@ from torch import nn
 
 from tokenmerge.backends.torch.patching.ats import attend
 from tokenmerge.backends.torch.patching.families import Attention, Block, Network, describe, method_name
-from tokenmerge.backends.torch.patching.hooks import Patch
+from tokenmerge.backends.torch.patching.hook import Patch
 from tokenmerge.backends.torch.patching.pooling import MeanPool, ProbePool
+from tokenmerge.backends.torch.patching.readers import CLASS, GRID, POOLS, READERS, around, reader
 from tokenmerge.backends.torch.patching.tome import mean_key
 from tokenmerge.backends.torch.plan import SelectionPlan
 
@@ -59,6 +60,7 @@ class Family:
         prefix: class and distillation tokens.
         heads: models around it that pool by themselves: by what they pool.
         on_grid: models that lay the tokens out on a grid.
+        readers: models around it that read the class token, or what the network makes of it.
     """
 
     network: str
@@ -71,15 +73,16 @@ class Family:
     prefix: int
     heads: dict[str, str]
     on_grid: tuple[str, ...] = ()
+    readers: tuple[str, ...] = ()
 
 
 def _vit(file: str, name: str, prefix: int) -> Family:
     package = f"transformers.models.{file}.modeling_{file}.{name}"
     network, block, attention = (f"{package}{part}" for part in ("Model", "Layer", "Attention"))
     on_grid = (f"{package}ForMaskedImageModeling",)
-    return Family(
-        network, block, attention, VIT, "layers", "layernorm", "embeddings.patch_embeddings", prefix, {}, on_grid
-    )
+    readers = tuple(f"{package}ForImageClassification{end}" for end in ("", "WithTeacher"))
+    where = ("layers", "layernorm", "embeddings.patch_embeddings")
+    return Family(network, block, attention, VIT, *where, prefix, {}, on_grid, readers)
 
 
 def _dino(file: str, name: str) -> Family:
@@ -95,7 +98,8 @@ def _clip(file: str, name: str, norm: str | None, prefix: int) -> Family:
     package = f"transformers.models.{file}.modeling_{file}.{name}"
     network, block, attention = (f"{package}{part}" for part in ("VisionModel", "EncoderLayer", "Attention"))
     heads = {f"{package}ForImageClassification": "mean"}
-    return Family(network, block, attention, CLIP, "encoder.layers", norm, "embeddings", prefix, heads)
+    readers = tuple(f"{package}{end}" for end in ("Model", "VisionModelWithProjection"))
+    return Family(network, block, attention, CLIP, "encoder.layers", norm, "embeddings", prefix, heads, (), readers)
 
 
 FAMILIES = (
@@ -108,7 +112,10 @@ FAMILIES = (
 )
 BLOCKS = {f"{family.block}.forward": family.parts for family in FAMILIES}
 ATTENTIONS = {f"{family.attention}.forward": ATTENTION for family in FAMILIES}
-ON_GRID = {f"{name}.forward" for family in FAMILIES for name in family.on_grid}
+for _family_ in FAMILIES:
+    READERS |= {f"{name}.forward": POOLS for name in _family_.heads}
+    READERS |= {f"{name}.forward": GRID for name in _family_.on_grid}
+    READERS |= {f"{name}.forward": CLASS for name in _family_.readers}
 BIASED = ("sdpa", "eager")  # attention functions that add a mask of floats to the logits
 
 
@@ -117,9 +124,9 @@ def is_network(module: nn.Module) -> bool:
     return _family(module) is not None
 
 
-def needs_grid(module: nn.Module) -> bool:
-    """Whether a module is known to lay the tokens out on a grid."""
-    return method_name(module) in ON_GRID
+def num_patches(part: str, module: nn.Module) -> int:
+    """Patches of an image of the usual size."""
+    return int(module.get_submodule(part).num_patches)  # type: ignore[arg-type]
 
 
 def read(model: nn.Module, module: Any, name: str) -> Network:
@@ -134,10 +141,14 @@ def read(model: nn.Module, module: Any, name: str) -> Network:
     prefix = family.prefix + getattr(module.config, "num_register_tokens", 0)
     implementation = module.config._attn_implementation
     pooling: list[tuple[nn.Module, Callable[[Patch], Callable[..., Any]]]] = []
-    pools = next((how for head, how in family.heads.items() if method_name(model) == f"{head}.forward"), None)
-    if pools is not None:
-        hook = partial(MeanPool, skip=prefix, with_class=pools == "class and mean")
-        pooling.append((model.get_submodule("classifier"), hook))
+    outside = [each for _, each in around(model, module)]
+    pools = None
+    for outer in outside:
+        how = next((how for head, how in family.heads.items() if method_name(outer) == f"{head}.forward"), None)
+        if how is not None:
+            pools = how
+            hook = partial(MeanPool, skip=prefix, with_class=how == "class and mean")
+            pooling.append((outer.get_submodule("classifier"), hook))
     if getattr(module, "use_head", False):
         pooling.append((module.head.attention, ProbePool))
     return Network(
@@ -148,20 +159,22 @@ def read(model: nn.Module, module: Any, name: str) -> Network:
         class_token=prefix > 0,
         patches=module.get_submodule(family.patches).num_patches,
         norm=None if family.norm is None else getattr(module, family.norm),
-        reads_class=_reads_class(model, module, family, pools),
+        reads_class=_reads_class(outside, module, family, pools),
         rotary=False,
         pooling=pooling,
+        makes_mask="attention_mask",
+        num_patches=partial(num_patches, family.patches),
         unbiased="" if implementation in BIASED else f"attn_implementation={implementation!r}",
     )
 
 
-def _reads_class(model: nn.Module, module: Any, family: Family, pools: str | None) -> str:
+def _reads_class(outside: list[nn.Module], module: Any, family: Family, pools: str | None) -> str:
     """Who reads the class token; a model around the network that is not known may."""
     if family.prefix == 0 or pools == "mean":
         return ""
-    if model is module and family.parts is VIT and module.pooler is None:
+    if all(reader(outer) == "" for outer in outside) and family.parts is VIT and module.pooler is None:
         return ""
-    return type(model).__name__
+    return type(outside[-1] if outside else module).__name__
 
 
 def _family(module: nn.Module) -> Family | None:

@@ -1,0 +1,68 @@
+"""PyTorch's private questions, in one place: what is running, who called, and what is being compiled."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import nn
+
+INSIDE = ("torch", "timm", "transformers", "tokenmerge")  # packages that a warning does not point at
+
+
+def is_compiling() -> bool:
+    """Whether the compiler, or `torch.export`, is reading this."""
+    return torch.compiler.is_compiling()
+
+
+def in_backward() -> bool:
+    """Whether this thread runs a backward pass, in which a checkpoint runs parts of a network again."""
+    return not is_compiling() and torch._C._current_graph_task_id() != -1
+
+
+def callers() -> list[nn.Module]:
+    """The modules whose functions are being called, the innermost first; what a compiler has taken in, too.
+
+    A `forward` is found by its first argument, so a module's other methods count as well.
+    """
+    found: dict[int, nn.Module] = {}
+    for module in _compiled_callers():
+        found.setdefault(id(module), module)
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        code = frame.f_code
+        if code.co_argcount and code.co_varnames[0] == "self" and not code.co_filename.endswith("nn/modules/module.py"):
+            caller = frame.f_locals.get("self")
+            if isinstance(caller, nn.Module):
+                found.setdefault(id(caller), caller)
+        frame = frame.f_back
+    return list(found.values())
+
+
+def _compiled_callers() -> list[nn.Module]:
+    """Modules in the frames that the compiler is inside of; it runs none of them, so Python's stack has them not."""
+    if "torch._dynamo.symbolic_convert" not in sys.modules:
+        return []
+    try:
+        translator: Any = sys.modules["torch._dynamo.symbolic_convert"].InstructionTranslator.current_tx()
+    except (AttributeError, IndexError, RuntimeError):
+        return []
+    found = []
+    while translator is not None:
+        module = getattr(translator.symbolic_locals.get("self"), "value", None)
+        if isinstance(module, nn.Module):
+            found.append(module)
+        translator = getattr(translator, "parent", None)
+    return found
+
+
+def warn(text: str) -> None:
+    """A warning that points at the caller's line, the first outside of the libraries."""
+    frame: FrameType | None = sys._getframe(1)
+    level = 2
+    while frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] in INSIDE:
+        frame, level = frame.f_back, level + 1
+    warnings.warn(text, UserWarning, stacklevel=level - 1)

@@ -1,0 +1,70 @@
+"""What every hook knows: whose it is. And what all hooks of one patched model share."""
+
+from __future__ import annotations
+
+import weakref
+from typing import TYPE_CHECKING, Any
+
+from tokenmerge.backends.torch import observers
+from tokenmerge.backends.torch.patching.recompute import Memory
+from tokenmerge.backends.torch.patching.state import Call, Thread
+
+if TYPE_CHECKING:
+    from tokenmerge.backends.torch.patching.method import Method
+
+
+class Patch:
+    """What all hooks of one patched model share.
+
+    Attributes:
+        method: the merger and its options. depth: number of blocks. prefix: tokens in front of the patches.
+        name: the network, for sentences.
+        restore: whether everybody outside of the blocks sees all tokens.
+        thread: the calls of each thread; memory: what a backward pass needs; a copy of the model begins with none.
+        said: the warnings that were given.
+    """
+
+    def __init__(self, method: Method, depth: int, prefix: int, name: str = "", restore: bool = False) -> None:
+        self.method, self.depth, self.prefix, self.name, self.restore = method, depth, prefix, name, restore
+        self._forget()
+
+    def _forget(self) -> None:
+        self.thread, self.memory = Thread(), Memory()
+        self.said: set[str] = set()
+        PATCHES[id(self)] = self
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name not in ("thread", "memory", "said")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._forget()
+
+    def running(self) -> Call | None:
+        """The innermost call, if it is inside a block."""
+        call = self.thread.call()
+        return call if call is not None and call.inside else None
+
+    def say(self, text: str) -> None:
+        """Warn, once; while a compiler reads this as well."""
+        _say(id(self), text)
+
+
+PATCHES: weakref.WeakValueDictionary[int, Patch] = weakref.WeakValueDictionary()
+
+
+def _say(identity: int, text: str) -> None:
+    patch = PATCHES[identity]
+    if text not in patch.said:
+        patch.said.add(text)
+        observers.warn(f"patch: {text}")
+
+
+_say._dynamo_marked_constant = True  # type: ignore[attr-defined]  # the compiler calls it, and does not read it
+
+
+class Hook:
+    """Base of all hooks; `patch` tells whose they are."""
+
+    def __init__(self, patch: Patch) -> None:
+        self.patch = patch

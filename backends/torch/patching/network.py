@@ -1,0 +1,141 @@
+"""What happens around the functions of a network that run all of its blocks, and around the heads that read it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch import nn
+
+from tokenmerge.backends.torch import observers
+from tokenmerge.backends.torch.patching.hook import Patch
+from tokenmerge.backends.torch.patching.marks import Role
+from tokenmerge.backends.torch.patching.parts import BEFORE, hook_part
+from tokenmerge.backends.torch.patching.pooling import Pooling, counted
+from tokenmerge.backends.torch.patching.readers import check_readers
+from tokenmerge.backends.torch.patching.state import Call, Reader
+
+
+class PoolsInParts(Role):
+    """A module some of whose parts pool tokens: `pools` are their names and hooks, put back where one is replaced."""
+
+    def __init__(self, patch: Patch, pools: Sequence[tuple[str, Any]]) -> None:
+        super().__init__(patch)
+        self.pools = tuple(pools)
+
+    def look_at_parts(self, module: nn.Module) -> None:
+        """Hook the parts that lack their hook.
+
+        Raises:
+            RuntimeError: one is missing while a compiler reads this.
+        """
+        for path, hook in self.pools:
+            try:
+                part = module.get_submodule(path)
+            except AttributeError:  # it was taken out, and with it the pooling
+                continue
+            if hook.name not in getattr(part, BEFORE):
+                if observers.is_compiling():
+                    raise RuntimeError(f"patch: `model` must be patched again, got {path} that is new")
+                hook_part(part, hook, kwargs=True)
+
+
+class HeadRole(PoolsInParts):
+    """A model around the network that pools by itself, in front of a part of its own."""
+
+    def run(self, name: str, module: Any, original: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> Any:
+        self.look_at_parts(module)
+        readers = self.patch.thread.readers
+        readers.append(Reader())
+        try:
+            return original(module, *args, **kwargs)
+        finally:
+            readers.pop()
+
+
+class NetworkRole(PoolsInParts):
+    """The network. Every function in `doors` runs its blocks; a door's value says whether it lays tokens out on a grid,
+    given its name and what it was called with.
+
+    Args:
+        patch: whose it is. doors: by name. pools: parts that pool. pooling: how its method `pool` pools; None for
+            a network without one.
+        makes_mask: the argument without which it makes a mask that masks nothing; "" for none.
+        num_patches: from the module, how many patches an image of the usual size has.
+    """
+
+    def __init__(
+        self,
+        patch: Patch,
+        doors: dict[str, Callable[..., bool]],
+        pools: Sequence[tuple[str, Any]],
+        pooling: Pooling | None,
+        makes_mask: str,
+        num_patches: Callable[[Any], int | None] | None = None,
+    ) -> None:
+        super().__init__(patch, pools)
+        self.doors, self.pooling, self.makes_mask = doors, pooling, makes_mask
+        self.num_patches = num_patches
+        self.methods = (*doors, *(() if pooling is None else ("pool",)))
+
+    def tokens_of(self, module: nn.Module) -> int | None:
+        """The tokens of an image of the usual size, as the module is now; None if that is open."""
+        patches = None if self.num_patches is None else self.num_patches(module)
+        return None if patches is None else self.patch.prefix + patches
+
+    def run(self, name: str, module: Any, original: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> Any:
+        if name == "pool":
+            return self._pool(module, original, *args, **kwargs)
+        self.look_at_parts(module)
+        thread = self.patch.thread
+        call = thread.call()
+        if call is not None and not call.started and not call.by_block:  # a function that calls another one
+            return original(module, *args, **kwargs)
+        thread.drop_stale()
+        call = Call(around=self.patch.method.around is not None)
+        call.own_mask = bool(self.makes_mask) and kwargs.get(self.makes_mask) is None
+        depth = len(thread.stack)
+        thread.stack.append(call)
+        grid = self.doors[name](name, args, kwargs)
+        try:
+            output = original(module, *args, **kwargs)
+            if grid and self._shrunk(call):
+                raise self._refusal(module, name)
+        except (RuntimeError, ValueError) as error:
+            if grid and self._shrunk(call) and not str(error).startswith("patch: "):
+                raise self._refusal(module, name) from error
+            raise
+        finally:
+            del thread.stack[depth:]
+        self._end(name, call, output)
+        return output
+
+    def _pool(self, module: Any, original: Callable[..., Any], x: Any, *args: Any, **kwargs: Any) -> Any:
+        """The network's own method of that name, with merged tokens weighted by size."""
+        assert self.pooling is not None
+        counts = counted(self.patch, x)
+        if counts is None:
+            return original(module, x, *args, **kwargs)
+        return self.pooling(module, original, counts, x, *args, **kwargs)
+
+    def _shrunk(self, call: Call) -> bool:
+        return call.merged_any and not self.patch.restore
+
+    def _refusal(self, module: nn.Module, name: str) -> RuntimeError:
+        return RuntimeError(
+            f"patch: {type(module).__name__}.{name} lays tokens out on a grid, which merged tokens have left, and "
+            "must be given restored ones (patch with restore=True, or `unmerge` what `forward_features` gives)"
+        )
+
+    def _end(self, name: str, call: Call, output: Any) -> None:
+        patch = self.patch
+        if len(call.plans) < patch.depth:
+            patch.thread.last.keep(call)  # it has stopped early: what is older must not be taken for it
+            if name in ("forward", "forward_features"):
+                patch.say(
+                    f"{len(call.plans)} of {patch.depth} blocks of {patch.name} ran as they were patched in a call of "
+                    f"`{name}`, and the others merged nothing (were they replaced after `patch`?)"
+                )
+        if patch.thread.readers:
+            patch.thread.readers[-1].call = call
+        check_readers(patch, call, output)

@@ -1,0 +1,144 @@
+"""The hooks on the parts of a block. They hold no tensor and no module, and find their call on a stack of the thread:
+so a model with hooks can be copied, pickled, replicated and compiled.
+
+Each has a name of its own in the module's dictionary of hooks. So a part that somebody has replaced after `patch` (an
+adapter on the keys, another norm) is known by the name that is missing, and hooked before the block runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from tokenmerge.backends.torch.patching.hook import Hook, Patch
+
+if TYPE_CHECKING:
+    from tokenmerge.backends.torch.patching.block import BlockRole
+
+Tensor = torch.Tensor
+BEFORE, AFTER = "_forward_pre_hooks", "_forward_hooks"
+MARKS = ("_forward_pre_hooks_with_kwargs", "_forward_hooks_with_kwargs", "_forward_hooks_always_called")
+
+
+class Keys(Hook):
+    """After the part of attention that gives the keys."""
+
+    where, name = AFTER, "tokenmerge.keys"
+
+    def __init__(self, patch: Patch, metric: Callable[[nn.Module, Tensor], Tensor]) -> None:
+        super().__init__(patch)
+        self.metric = metric
+
+    def __call__(self, module: nn.Module, args: Any, output: Tensor) -> None:
+        call = self.patch.running()
+        if call is not None and call.attention is not None:
+            call.keys = self.metric(call.attention, output)
+
+
+class AttentionEnd(Hook):
+    """After attention's branch: of chosen tokens only, it does not fit the block's own sum and waits."""
+
+    where, name = AFTER, "tokenmerge.attention_end"
+
+    def __call__(self, module: nn.Module, args: Any, output: Any) -> Any:
+        call = self.patch.running()
+        if call is None or call.chosen is None or call.branch is not None:
+            return None
+        call.branch = first(output)
+        return with_first(output, zero(call.branch))
+
+
+class Between(Hook):
+    """Before the norm between attention and MLP: merge, and let the MLP have the merged tokens."""
+
+    where, name = BEFORE, "tokenmerge.between"
+
+    def __call__(self, module: nn.Module, args: Any) -> Any:
+        call = self.patch.running()
+        if call is None or call.between:
+            return None
+        call.between = True
+        call.merged = self.patch.method.between(call, args[0])
+        return None if call.merged is None else (call.merged, *args[1:])
+
+
+class MlpEnd(Hook):
+    """After the MLP's branch: of merged tokens, it does not fit the block's own sum and waits."""
+
+    where, name = AFTER, "tokenmerge.mlp_end"
+
+    def __call__(self, module: nn.Module, args: Any, output: Any) -> Any:
+        call = self.patch.running()
+        if call is None or call.merged is None or call.mlp is not None:
+            return None
+        call.mlp = first(output)
+        return with_first(output, zero(call.mlp))
+
+
+def parts_of(role: BlockRole) -> Iterator[tuple[str, Any]]:
+    """For a block the names of its parts, and the kinds of their hooks."""
+    method, parts = role.patch.method, role.parts
+    if method.keys:
+        yield f"{parts.attention}.{role.of_attention.keys}", Keys
+    if role.index in method.sampled:
+        yield parts.attention_end, AttentionEnd
+    if method.reads_between:
+        yield parts.norm, Between
+        yield parts.mlp_end, MlpEnd
+
+
+def holds_parts(block: nn.Module, role: BlockRole) -> bool:
+    """Whether all parts of a block have their hooks."""
+    for path, kind in parts_of(role):
+        if kind.name not in getattr(block.get_submodule(path), kind.where):
+            return False
+    return True
+
+
+def hook_parts(block: nn.Module, role: BlockRole) -> None:
+    """Put the hooks on the parts that lack them. A part that is around one with a hook takes it over."""
+    for path, kind in parts_of(role):
+        part = block.get_submodule(path)
+        if kind.name not in getattr(part, kind.where):
+            for inner in part.modules():
+                unhook(inner, kind.name, role.patch)
+            hook = kind(role.patch, role.of_attention.metric) if kind is Keys else kind(role.patch)
+            hook_part(part, hook)
+
+
+def hook_part(part: nn.Module, hook: Any, kwargs: bool = False) -> None:
+    """Put a hook on a module, under the hook's own name."""
+    hooks = getattr(part, hook.where)
+    hooks[hook.name] = hook
+    if hook.where == BEFORE:
+        hooks.move_to_end(hook.name, last=False)  # first of all, where others would see what is not merged yet
+    if kwargs:
+        getattr(part, f"{hook.where}_with_kwargs")[hook.name] = True
+
+
+def unhook(module: nn.Module, name: str | None, patch: Patch) -> None:
+    """Take one hook of a patch off, or all of them."""
+    for hooks in (getattr(module, BEFORE), getattr(module, AFTER)):
+        for key in [key for key, hook in hooks.items() if isinstance(hook, Hook) and hook.patch is patch]:
+            if name is None or key == name:
+                del hooks[key]
+                for mark in MARKS:
+                    getattr(module, mark).pop(key, None)
+
+
+def zero(like: Tensor) -> Tensor:
+    """A zero that can be added to tokens of any number."""
+    return like.new_zeros((1, 1, 1))
+
+
+def first(output: Any) -> Any:
+    """The tokens in what a module returned."""
+    return output[0] if isinstance(output, tuple) else output
+
+
+def with_first(output: Any, tokens: Tensor) -> Any:
+    """What a module returned, with other tokens."""
+    return (tokens, *output[1:]) if isinstance(output, tuple) else tokens

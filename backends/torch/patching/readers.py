@@ -1,0 +1,132 @@
+"""Who reads the tokens of a patched network: looked at when a call ends, in everything that called the network.
+
+A reader is known by its `forward`. What is not known is told what it gets, once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import nn
+
+from tokenmerge.backends.torch import observers
+from tokenmerge.backends.torch.patching.families import CannotPatch
+from tokenmerge.backends.torch.patching.hook import PATCHES, Patch
+from tokenmerge.backends.torch.patching.marks import role_of
+from tokenmerge.backends.torch.patching.state import Call
+
+# What a reader does with the tokens:
+CLASS = "class"  # reads the class token, or what the network makes of it
+POOLS = "pools"  # pools by itself, by a hook of ours
+GRID = "grid"  # lays them out on a grid
+SEES = "sees"  # attends to all of them, or passes them on
+READERS: dict[str, str] = {}  # by the full name of a `forward`; the families fill it in
+
+# packages whose modules pass on what they are given
+WRAPPERS = ("torch.nn.parallel", "torch.distributed", "torch._dynamo", "torch.fx", "accelerate", "peft", "lightning")
+
+
+def reader(module: nn.Module) -> str | None:
+    """What a module does with the tokens; "" if it passes them on, None if nobody knows."""
+    kind = type(module)
+    for each in kind.__mro__:
+        if "forward" in each.__dict__:
+            function: Any = each.__dict__["forward"]
+            while hasattr(function, "__wrapped__"):
+                function = function.__wrapped__
+            name = f"{getattr(function, '__module__', '')}.{getattr(function, '__qualname__', '')}"
+            if name in READERS:
+                return READERS[name]
+            break
+    return "" if f"{kind.__module__}.".startswith(tuple(f"{package}." for package in WRAPPERS)) else None
+
+
+def around(model: nn.Module, network: nn.Module) -> list[tuple[str, nn.Module]]:
+    """The modules of a model that a network is a part of, the outermost first, itself left out."""
+    return [
+        (name, module)
+        for name, module in model.named_modules()
+        if module is not network and any(part is network for part in module.modules())
+    ]
+
+
+def check_around(modules: list[tuple[str, nn.Module]], restore: bool) -> None:
+    """The modules around a network when it is patched.
+
+    Raises:
+        CannotPatch: one lays the tokens out on a grid.
+    """
+    for _, module in modules:
+        if reader(module) == GRID and not restore:
+            raise CannotPatch(
+                f"patch: `model` must not need its tokens on the grid, got {type(module).__name__} (patch with "
+                "restore=True, or patch the network inside and `unmerge` what comes out)"
+            )
+
+
+def check_readers(patch: Patch, call: Call, output: Any) -> None:
+    """The modules around a network when a call of it ends.
+
+    Raises:
+        RuntimeError: one of them would read something else than it takes it for.
+    """
+    if not call.merged_any or patch.restore or not call.counts:
+        return
+    count = call.counts[-1]
+    if not any(tensor.ndim > 2 and tensor.shape[1] == count for tensor in tensors(output)):
+        return
+    _look(id(patch), count, call.num_tokens_in, call.replaced, call.mask is not None)
+
+
+def _look(identity: int, count: int, before: int, replaced: bool, padded: bool) -> None:
+    patch = PATCHES[identity]
+    for module in observers.callers():
+        if _is_ours(patch, module) or any(_is_ours(patch, child) for child in _items(module)):
+            continue
+        kind, name = reader(module), type(module).__name__
+        if kind == GRID:
+            raise RuntimeError(
+                f"patch: {name} lays tokens out on a grid, which merged tokens have left, and must be given restored "
+                "ones (patch with restore=True)"
+            )
+        if kind == POOLS:
+            raise RuntimeError(
+                f"patch: {name} averages tokens by itself and must be patched, not what is inside, so that a token "
+                "counts as often as it has patches"
+            )
+        if kind == CLASS and replaced:
+            raise RuntimeError(f"patch: {name} reads a class token, which 'patch_merger' leaves none of")
+        if kind is None:
+            what = "mixtures of all tokens, none of them a class token" if replaced else "tokens of different sizes"
+            patch.say(
+                f"{name} receives {count} tokens in place of {before}: {what}"
+                f"{', some of them padding' if padded else ''}, in no grid. Weight means by `handle.size`, or patch "
+                "with restore=True"
+            )
+
+
+def _is_ours(patch: Patch, module: nn.Module) -> bool:
+    role = role_of(module)
+    return role is not None and role.patch is patch
+
+
+def _items(module: nn.Module) -> list[nn.Module]:
+    """What a list or a sequence of blocks holds."""
+    return list(module) if isinstance(module, nn.Sequential | nn.ModuleList) else []
+
+
+_look._dynamo_marked_constant = True  # type: ignore[attr-defined]  # the compiler calls it, and does not read it
+
+
+def tensors(output: Any) -> Iterator[torch.Tensor]:
+    """The tensors in what a network returned."""
+    if isinstance(output, torch.Tensor):
+        yield output
+    elif isinstance(output, dict):
+        for value in output.values():
+            yield from tensors(value)
+    elif isinstance(output, list | tuple):
+        for value in output:
+            yield from tensors(value)

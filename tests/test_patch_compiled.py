@@ -121,6 +121,16 @@ def test_two_patched_sisters_with_other_options() -> None:
             assert near(torch.compile(model, backend="eager")(x), model(x))
 
 
+def test_twelve_blocks_stay_within_the_limit() -> None:
+    model, x = build(12), images()
+    with torch.no_grad():
+        patch(model, "tome", r=1)
+        expected = model(x)
+        with torch._dynamo.config.patch(fail_on_recompile_limit_hit=True):
+            assert near(by_block(model, "eager")(x), expected)
+            by_block(model, "eager")(x)
+
+
 @pytest.mark.parametrize("again", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
 def test_a_copy_of_a_patched_model_is_of_the_same_class(again: Any) -> None:
     model = build()

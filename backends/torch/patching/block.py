@@ -42,10 +42,9 @@ class BlockRole(Role):
         super().__init__(patch)
         self.index, self.name, self.parts, self.of_attention = index, name, parts, attention
         self.tokens, self.learned = tokens, learned
+        self.kind = index + 1
 
     def run(self, name: str, module: Any, original: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> Any:
-        if observers.is_compiling():
-            id(module)  # which the compiler notes: every block has a limit of its own for being compiled again
         self._look_at_parts(module)
         x = args[0] if args else kwargs[self.tokens]
         call = call_of(self.patch, self.index, self.name, x)

@@ -18,12 +18,14 @@ from tokenmerge.backends.torch.patching.hook import Hook
 
 ROLE = "_tokenmerge"
 BASE = "_tokenmerge_base"
+KIND = "_tokenmerge_kind"
 
 
 class Role(Hook):
     """What a module does in a patched model, in place of the functions that `methods` names."""
 
     methods: tuple[str, ...] = ("forward",)
+    kind = 0  # roles of another kind are compiled apart, each with a limit of its own
 
     def run(self, name: str, module: Any, original: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> Any:
         """One of these functions: the module, its own function, and what that is given."""
@@ -34,7 +36,7 @@ def mark(module: nn.Module, role: Role) -> None:
     """Give a module a role."""
     module.__dict__[ROLE] = role
     kind: Any = type(module)
-    module.__class__ = marked(kind, role.methods)
+    module.__class__ = marked(kind, role.methods, role.kind)
 
 
 def unmark(module: nn.Module) -> None:
@@ -52,11 +54,11 @@ def role_of(module: nn.Module) -> Role | None:
 
 
 @functools.cache
-def marked(base: Any, methods: tuple[str, ...]) -> type[nn.Module]:
-    """The subclass of a class whose instances do something else in some methods, if they have a role."""
+def marked(base: Any, methods: tuple[str, ...], kind: int) -> type[nn.Module]:
+    """The subclass of a class whose instances do something else in some methods, if they have a role of this kind."""
     names = {name: _method(name, getattr(base, name)) for name in methods}
     own: dict[str, Any] = {"__module__": base.__module__, "__qualname__": base.__qualname__, "__doc__": base.__doc__}
-    own |= {BASE: base, "__reduce_ex__": _reduce} | names
+    own |= {BASE: base, KIND: kind, "__reduce_ex__": _reduce} | names
     return type(base.__name__, (base,), own)
 
 
@@ -68,6 +70,8 @@ def _method(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
             return original(self, *args, **kwargs)
         return role.run(name, self, original, args, kwargs)
 
+    code = method.__code__  # of its own, because a compiler counts by it
+    method.__code__ = code.replace(co_name=name)  # type: ignore[attr-defined]
     return method
 
 
@@ -78,10 +82,10 @@ def _reduce(self: Any, protocol: Any) -> Any:
     made, arguments, *rest = base.__reduce_ex__(self, protocol)
     if made is copyreg.__newobj__ and arguments[0] is cls and BASE in cls.__dict__:  # type: ignore[attr-defined]
         methods = tuple(name for name in cls.__dict__ if name in self.__dict__[ROLE].methods)
-        return (_again, (base, methods, *arguments[1:]), *rest)
+        return (_again, (base, methods, cls.__dict__[KIND], *arguments[1:]), *rest)
     return (made, arguments, *rest)
 
 
-def _again(base: Any, methods: tuple[str, ...], *arguments: Any) -> nn.Module:
-    cls = marked(base, methods)
+def _again(base: Any, methods: tuple[str, ...], kind: int, *arguments: Any) -> nn.Module:
+    cls = marked(base, methods, kind)
     return cls.__new__(cls, *arguments)

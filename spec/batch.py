@@ -75,8 +75,9 @@ class _Merger:
         """Take parameters from NumPy arrays, in their own precision: the reference also runs on float64 parameters."""
         own = self.params()
         arguments.check_params(self.NAME, params, {name: value.shape for name, value in own.items()})
-        for name in own:
-            setattr(self, name, np.array(params[name]))
+        taken = {name: arguments.parameter(self.NAME, name, params[name]) for name in own}
+        for name, value in taken.items():  # all of them, or none
+            setattr(self, name, value)
 
 
 def _merged(plan: BatchPlan, x: Array, size: Array | None, mask: Array | None) -> Merged:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tokenmerge.spec.batch_plan import BatchPlan
+from tokenmerge.spec.shared.arguments import parameter
 from tokenmerge.spec.shared.calls import Calls
 from tokenmerge.spec.shared.vit_config import ViTConfig
 from tokenmerge.spec.shared.vit_parameters import check_parameters, initial_parameters
@@ -57,7 +58,7 @@ class ViT:
     def load_params(self, params: Mapping[str, Any]) -> None:
         """Take a timm state dict; a learned merger's parameters may all be missing and keep their values then."""
         check_parameters(self.config, params)
-        self._params |= {name: np.array(value) for name, value in params.items()}
+        self._params |= {name: parameter("vit", name, value) for name, value in params.items()}
 
     def __call__(self, images: Array) -> BatchOutput:
         """Images `(B, height, width, channels)`, taken in the precision of the parameters."""

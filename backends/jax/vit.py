@@ -25,6 +25,7 @@ from tokenmerge.backends.jax.patch_merger import layer_norm
 from tokenmerge.backends.jax.plan import DensePlan, PartitionPlan, Plan, SelectionPlan, compose
 from tokenmerge.backends.jax.pooling import mean_pool
 from tokenmerge.backends.jax.precision import matmul, working_dtype
+from tokenmerge.spec.shared.arguments import parameter
 from tokenmerge.spec.shared.vit_config import ViTConfig
 from tokenmerge.spec.shared.vit_parameters import check_parameters, initial_parameters, parameter_shapes
 from tokenmerge.spec.shared.vit_steps import Step, steps
@@ -122,8 +123,9 @@ class ViT(Named):
         """
         check_parameters(self.config, params)
         own = self.named()
-        for name, value in params.items():
-            own[name].set_value(jnp.array(np.asarray(value)))
+        taken = {name: parameter("vit", name, value) for name, value in params.items()}
+        for name, value in taken.items():  # all of them, or none
+            own[name].set_value(jnp.array(value))
 
     def __call__(self, images: Array) -> ViTOutput:
         """Images `(B, height, width, channels)`, taken in the precision of the parameters, see `vit`."""

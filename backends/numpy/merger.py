@@ -27,5 +27,6 @@ class Merger:
         """Take parameters from NumPy arrays. Raises TypeError, ValueError unless names and shapes are exactly ours."""
         own = self.params()
         arguments.check_params(self.NAME, params, {name: value.shape for name, value in own.items()})
-        for name, value in own.items():
-            setattr(self, name, np.array(params[name], dtype=value.dtype))
+        taken = {name: arguments.parameter(self.NAME, name, params[name], value.dtype) for name, value in own.items()}
+        for name, value in taken.items():  # all of them, or none
+            setattr(self, name, value)

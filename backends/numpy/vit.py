@@ -15,6 +15,7 @@ from tokenmerge.backends.numpy.patch_merger import layer_norm
 from tokenmerge.backends.numpy.plan import DensePlan, PartitionPlan, Plan, SelectionPlan, compose
 from tokenmerge.backends.numpy.pooling import mean_pool
 from tokenmerge.backends.numpy.precision import working_dtype
+from tokenmerge.spec.shared.arguments import parameter
 from tokenmerge.spec.shared.vit_config import ViTConfig
 from tokenmerge.spec.shared.vit_parameters import check_parameters, initial_parameters
 from tokenmerge.spec.shared.vit_steps import Step, steps
@@ -102,7 +103,7 @@ class ViT:
             TypeError, ValueError: names that are missing, unexpected or of the wrong shape; nothing is changed then.
         """
         check_parameters(self.config, params)
-        self._params |= {name: np.array(value) for name, value in params.items()}
+        self._params |= {name: parameter("vit", name, value) for name, value in params.items()}
 
     def __call__(self, images: Array) -> ViTOutput:
         """Images `(B, height, width, channels)`, taken in the precision of the parameters, see `vit`."""

@@ -29,10 +29,10 @@ class Merger(torch.nn.Module):
         """Take parameters from NumPy arrays. Raises TypeError, ValueError unless names and shapes are exactly ours."""
         own = self._learned()
         arguments.check_params(self.NAME, params, {name: tuple(value.shape) for name, value in own.items()})
+        taken = {name: as_tensor(self.NAME, name, params[name], value) for name, value in own.items()}
         with torch.no_grad():
-            for name, value in own.items():
-                given = np.array(params[name], dtype=np.float64)  # holds every dtype, bfloat16 of ml_dtypes too
-                value.copy_(torch.from_numpy(given).to(value.dtype))
+            for name, value in own.items():  # all of them, or none
+                value.copy_(taken[name])
 
     def extra_repr(self) -> str:
         """The options, for `print`."""
@@ -41,6 +41,23 @@ class Merger(torch.nn.Module):
     def _learned(self) -> dict[str, Tensor]:
         values = {name: getattr(self, name) for name in self.PARAMETERS}
         return {name: value for name, value in values.items() if value is not None}
+
+
+def as_tensor(owner: str, name: str, value: Any, like: Tensor) -> Tensor:
+    """A parameter, an array of any framework, as a tensor in the dtype of another one.
+
+    Raises:
+        TypeError, ValueError: not an array of floating-point numbers that fit.
+    """
+    given = arguments.parameter(owner, name, value)
+    # float64 holds every dtype, bfloat16 of ml_dtypes too
+    wide = torch.from_numpy(given.astype(np.float64))
+    narrow = wide.to(like.dtype)
+    lost = wide.isfinite() & ~narrow.isfinite()
+    if lost.any():
+        kind = str(like.dtype).rpartition(".")[2]
+        raise ValueError(f"{owner}: `{name}` must fit into {kind}, got {wide[lost][0].item()!r}")
+    return narrow
 
 
 def as_numpy(tensor: Tensor) -> NumpyArray:

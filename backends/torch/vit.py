@@ -18,7 +18,7 @@ from tokenmerge.backends.torch.ats import ATS
 from tokenmerge.backends.torch.attention import attention, attention_weights
 from tokenmerge.backends.torch.check import check
 from tokenmerge.backends.torch.ltm import LTM, chain
-from tokenmerge.backends.torch.merger import Merger, NumpyArray, as_numpy
+from tokenmerge.backends.torch.merger import Merger, NumpyArray, as_numpy, as_tensor
 from tokenmerge.backends.torch.patch_merger import PatchMerger
 from tokenmerge.backends.torch.plan import DensePlan, PartitionPlan, Plan, SelectionPlan, compose_layers
 from tokenmerge.backends.torch.pooling import mean_pool
@@ -129,9 +129,10 @@ class ViT(nn.Module):
         """
         check_parameters(self.config, params)
         own = self.state_dict()
+        taken = {name: as_tensor("vit", name, value, own[name]) for name, value in params.items()}
         with torch.no_grad():
-            for name, value in params.items():
-                own[name].copy_(torch.as_tensor(value))
+            for name, value in taken.items():  # all of them, or none
+                own[name].copy_(value)
 
     def forward(self, images: Tensor) -> ViTOutput:
         """Images `(B, channels, height, width)` to logits, tokens, and the plan of every block."""

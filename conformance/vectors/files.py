@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save
+from safetensors.numpy import load_file
 
 from tokenmerge.conformance.vectors.build import Files, Index
+from tokenmerge.files import write_tensors, write_text
 
 FINEST = "float64"  # the tolerance between two machines
 
@@ -18,9 +19,9 @@ FINEST = "float64"  # the tolerance between two machines
 def write(folder: Path, index: Index, files: Files) -> None:
     """Write `index.json` and the files of tensors; the same bytes for the same values."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "index.json").write_text(dump(index), encoding="utf-8")
     for name, tensors in files.items():
-        (folder / name).write_bytes(save(tensors))
+        write_tensors("vectors", "folder", folder / name, tensors)
+    write_text("vectors", "folder", folder / "index.json", dump(index))
 
 
 def dump(index: Index) -> str:

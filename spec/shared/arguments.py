@@ -265,6 +265,32 @@ def check_parameter(owner: str, name: str, value: Any) -> None:
         raise TypeError(f"{owner}: `{name}` must be floating point, got {dtype_name(value)}")
 
 
+def parameter(owner: str, name: str, value: Any, dtype: Any = None) -> np.ndarray[Any, Any]:
+    """A parameter as a NumPy array of its own, in its dtype or another one, after `check_parameter`.
+
+    Raises:
+        TypeError: not an array of real floating-point numbers.
+        ValueError: a number that is finite and does not fit.
+
+    >>> parameter("ltm", "weight", np.array([1e300]), np.float32)
+    Traceback (most recent call last):
+    ...
+    ValueError: ltm: `weight` must fit into float32, got 1e+300
+    """
+    check_parameter(owner, name, value)
+    if hasattr(value, "detach"):  # PyTorch, which has no NumPy array of bfloat16
+        value = value.detach().cpu()
+        value = (value.float() if dtype_name(value) == "bfloat16" else value).numpy()
+    given = np.asarray(value)
+    with np.errstate(over="ignore"):
+        taken = np.array(given, dtype=given.dtype if dtype is None else dtype)
+    if given.dtype.itemsize > taken.dtype.itemsize:
+        lost = np.isfinite(given) & ~np.isfinite(taken)
+        if lost.any():
+            raise ValueError(f"{owner}: `{name}` must fit into {taken.dtype}, got {float(given[lost].flat[0])!r}")
+    return taken
+
+
 # The options of the four mergers.
 
 

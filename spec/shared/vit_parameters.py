@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from tokenmerge.spec.shared.arguments import check_parameter, shown
 from tokenmerge.spec.shared.initial import initial_queries
 from tokenmerge.spec.shared.vit_config import ViTConfig
 from tokenmerge.spec.shared.vit_steps import steps
@@ -67,6 +68,10 @@ def check_parameters(config: ViTConfig, params: Mapping[str, Any]) -> None:
     """
     if not isinstance(params, Mapping):
         raise TypeError(f"vit: `params` must be a mapping of names to arrays, got {type(params).__name__}")
+    for name, value in params.items():
+        if not isinstance(name, str):
+            raise TypeError(f"vit: `params` must be a mapping of names to arrays, got the name {shown(name)}")
+        check_parameter("vit", name, value)
     shapes = parameter_shapes(config)
     merger = {name for name in shapes if is_merger_parameter(name)}
     optional = merger if merger.isdisjoint(params) else set()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from os import PathLike
 from typing import Any
 
-from safetensors.numpy import load_file, save_file
+from tokenmerge.files import read_tensors, write_tensors
 
 
 def save_params(merger: Any, path: str | PathLike[str]) -> None:
@@ -13,9 +13,14 @@ def save_params(merger: Any, path: str | PathLike[str]) -> None:
 
     Args:
         merger: an object of any backend, with `params()`.
-        path: the file, overwritten if it exists.
+        path: the file, which is replaced when the new one is complete; a link stays a link, and the mode stays.
+
+    Raises:
+        TypeError: no such object.
+        OSError: the file cannot be written; what was there is still there.
     """
-    save_file(merger.params(), path)
+    _check(merger, "save_params", "params")
+    write_tensors("save_params", "path", path, merger.params())
 
 
 def load_params(merger: Any, path: str | PathLike[str]) -> None:
@@ -23,10 +28,11 @@ def load_params(merger: Any, path: str | PathLike[str]) -> None:
 
     Args:
         merger: an object of any backend, with `load_params(mapping)`.
-        path: the file.
+        path: the file; bfloat16 in it is read as float32.
 
     Raises:
-        ValueError: the file does not hold exactly this merger's names and shapes; nothing is changed then.
+        TypeError, ValueError: no file of safetensors, or one that does not hold exactly this merger's names and shapes
+            as floating-point numbers; nothing is changed then.
 
     >>> import tempfile, os
     >>> from tokenmerge import get_merger
@@ -35,4 +41,14 @@ def load_params(merger: Any, path: str | PathLike[str]) -> None:
     >>> merger = get_merger("patch_merger", dim=4, num_tokens_out=2)
     >>> load_params(merger, file)
     """
-    merger.load_params(load_file(path))
+    _check(merger, "load_params", "load_params")
+    params = read_tensors("load_params", "path", path)
+    try:
+        merger.load_params(params)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{error} (in {str(path)!r})") from None
+
+
+def _check(merger: Any, owner: str, method: str) -> None:
+    if isinstance(merger, type) or not callable(getattr(merger, method, None)):
+        raise TypeError(f"{owner}: `merger` must be an object with `{method}`, got {type(merger).__name__}")

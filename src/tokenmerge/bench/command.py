@@ -19,6 +19,7 @@ from tokenmerge.bench.row import Case, Row
 from tokenmerge.bench.run import measure
 from tokenmerge.bench.subject import Subject
 from tokenmerge.bench.table import table
+from tokenmerge.files import write_text
 
 NETWORKS = tuple(f"vit-{merger}" for merger in networks.MERGERS)
 OPERATIONS = (*operators.SHAPES, *NETWORKS, "growth")
@@ -98,7 +99,8 @@ def bench(
         console.print(sentence, highlight=False)
     if json is not None:
         known["limits"] = {name: can._asdict() for name, can in machine.items()}
-        json.write_text(json_format.dumps({"machine": known, "rows": [row.as_json() for row in rows]}, indent=1) + "\n")
+        text = json_format.dumps({"machine": known, "rows": [row.as_json() for row in rows]}, indent=1) + "\n"
+        write_text("bench", "json", json, text)
     if plot is not None:
         _plot(rows, growing, plot)
     return rows

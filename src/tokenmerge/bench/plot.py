@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from tokenmerge.bench.row import Row
 from tokenmerge.bench.table import shape_words
+from tokenmerge.files import replacing
 
 
 def plot_rows(rows: Sequence[Row], path: Path) -> None:
@@ -50,4 +51,5 @@ def plot_growth(series: dict[str, dict[str, list[tuple[float, float, float]]]], 
 
 def _save(figure: Figure, path: Path) -> None:
     with matplotlib.rc_context({"savefig.dpi": 80}):
-        figure.savefig(path)
+        with replacing("bench", "plot", path) as part:
+            figure.savefig(part)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,13 +12,13 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from safetensors.numpy import load_file, save_file
 
 from tokenmerge.backends.registry import available_backends
 from tokenmerge.digits.data import load_digits
 from tokenmerge.digits.evaluate import RATES, Row, cases, evaluate
 from tokenmerge.digits.network import CHECKPOINT
 from tokenmerge.digits.report import plot, table, write_json
+from tokenmerge.files import check_writable, read_tensors, write_tensors
 from tokenmerge.spec.shared.arguments import check_choice, check_integer
 
 FINE_TUNING_RATE = 5e-4
@@ -28,7 +30,8 @@ def train_digits(out: Path, epochs: int, seed: int) -> float:
     from tokenmerge.digits.train import train
 
     check_integer("train", "epochs", epochs, minimum=1)
-    _check_out("out", out)
+    check_integer("train", "seed", seed, minimum=0)
+    _check_out("train", "out", out)
     training, test = load_digits()
     with _bar() as bar:
         task = bar.add_task("epochs", total=epochs, note="")
@@ -37,10 +40,27 @@ def train_digits(out: Path, epochs: int, seed: int) -> float:
             bar.update(task, completed=epoch, note=f"loss {loss:.3f}")
 
         params = train(training, epochs=epochs, seed=seed, progress=progress)
-    save_file(params, out)
+    written = _save(out, params)
     (row,) = evaluate(test, params, "none", "", None, ("torch",))
-    Console().print(f"{100 * row.accuracy:.2f} % of {len(test.labels)} test images are right; parameters in {out}.")
+    Console().print(f"{100 * row.accuracy:.2f} % of {len(test.labels)} test images are right; parameters in {written}.")
+    if written != out:
+        raise OSError(f"train: `out` must be a file that can be written, got {str(out)!r}: parameters are in {written}")
     return row.accuracy
+
+
+def _save(out: Path, params: dict[str, Array]) -> Path:
+    """Write what was trained; if the file cannot be written, beside it, here, or where temporary files are."""
+    spare = f"{out.stem}-{os.getpid()}.safetensors"
+    places = (out, out.parent / spare, Path.cwd() / spare, Path(tempfile.gettempdir()) / spare)
+    for path in places:
+        try:
+            write_tensors("train", "out", path, params)
+        except OSError:
+            if path == places[-1]:
+                raise
+        else:
+            break
+    return path
 
 
 def evaluate_digits(
@@ -57,13 +77,13 @@ def evaluate_digits(
         check_choice("evaluate", "merger", merger, RATES)
     for name, path in (("plot", drawing), ("json", json)):
         if path is not None:
-            _check_out(name, path)
+            _check_out("evaluate", name, path)
     usable = tuple(name for name, info in available_backends().items() if info.available and name != "spec")
     for backend in backends:
         check_choice("evaluate", "backend", backend, (*usable, "spec"))
     chosen = backends or usable
     training, test = load_digits()
-    params = load_file(CHECKPOINT if weights is None else weights)
+    params = read_tensors("evaluate", "weights", CHECKPOINT if weights is None else weights)
     console, rows = Console(), []
     work = list(cases(tuple(dict.fromkeys(("none", *(mergers or RATES))))))
     with _bar() as bar:
@@ -93,7 +113,8 @@ def _bar() -> Iterator[Progress]:
         yield progress
 
 
-def _check_out(name: str, path: Path) -> None:
+def _check_out(owner: str, name: str, path: Path) -> None:
     """Before minutes of work: the folder is there and the file can be written."""
     if path.is_dir() or not path.resolve().parent.is_dir():
         raise ValueError(f"digits: `{name}` must be a file in a folder that exists, got {path}")
+    check_writable(owner, name, path)

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tokenmerge.digits.evaluate import Row
+from tokenmerge.files import replacing, write_text
 
 TITLES = {"none": "no merging", "tome": "ToMe", "ats": "ATS", "patch_merger": "PatchMerger", "ltm": "LTM"}
 COLOURS = {"none": "#444444", "tome": "#0072b2", "ats": "#d55e00", "patch_merger": "#009e73", "ltm": "#cc79a7"}
@@ -54,7 +55,8 @@ def table(rows: Iterable[Row]) -> Table:
 
 def write_json(rows: Iterable[Row], path: Path) -> None:
     """The rows, for machines."""
-    path.write_text(json.dumps([asdict(row) for row in rows], indent=1, ensure_ascii=False) + "\n")
+    text = json.dumps([asdict(row) for row in rows], indent=1, ensure_ascii=False) + "\n"
+    write_text("evaluate", "json", path, text)
 
 
 def plot(rows: list[Row], path: Path) -> None:
@@ -86,4 +88,5 @@ def plot(rows: list[Row], path: Path) -> None:
     axes.set(xlabel="million multiply-adds per image", ylabel="test accuracy, %", title="Handwritten digits, ViT")
     axes.grid(alpha=0.3)
     axes.legend(frameon=False, fontsize="small")
-    figure.savefig(path, dpi=120)
+    with replacing("evaluate", "plot", path) as part:
+        figure.savefig(part, dpi=120)

@@ -8,6 +8,8 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from tokenmerge.files import check_writable, replacing
+
 INK, PALE = "#1c1c28", "#6b6b7b"
 PANEL, GAP, MARGIN, HEAD = 2.8, 0.225, 0.25, 0.5  # inches
 DPI = 160  # a panel is 448 pixels wide
@@ -42,7 +44,8 @@ class Panels:
 
     def save(self, path: Path) -> None:
         """Write the picture; the ending says the format."""
-        self.figure.savefig(path, dpi=DPI)
+        with replacing("picture", "out", path) as part:
+            self.figure.savefig(part, dpi=DPI)
 
 
 def check_out(path: Path, *, owner: str) -> None:
@@ -56,3 +59,4 @@ def check_out(path: Path, *, owner: str) -> None:
         raise ValueError(f"{owner}: `out` must be a file in a folder that exists, got {str(path)!r}")
     if not os.access(path if path.exists() else path.parent, os.W_OK):
         raise ValueError(f"{owner}: `out` must be a file that can be written, got {str(path)!r}")
+    check_writable(owner, "out", path)

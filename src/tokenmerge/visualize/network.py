@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load_file
 
 from tokenmerge.backends import get_backend, get_vit
+from tokenmerge.files import read_tensors
 from tokenmerge.pictures.viz import grey
 from tokenmerge.spec.shared.vit_config import ViTConfig
 
@@ -62,13 +61,7 @@ def load_weights(path: Path) -> dict[str, Array]:
     Raises:
         ValueError: there is no such file, or it is none of safetensors.
     """
-    if not path.is_file():
-        raise ValueError(f"visualize: `weights` must be a file, got {str(path)!r}, which is not one")
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError, TypeError, KeyError):  # the last two: bfloat16, which NumPy does not have
-        message = f"visualize: `weights` must be a safetensors file of NumPy's dtypes, got {str(path)!r}"
-        raise ValueError(message) from None
+    return read_tensors("visualize", "weights", path)
 
 
 def num_classes(params: Mapping[str, Array]) -> int:
@@ -77,7 +70,7 @@ def num_classes(params: Mapping[str, Array]) -> int:
     >>> num_classes({"head.weight": np.zeros((10, 4))}), num_classes({})
     (10, 0)
     """
-    return len(params["head.weight"]) if "head.weight" in params else 0
+    return len(params["head.weight"]) if np.ndim(params.get("head.weight", 0)) else 0
 
 
 def _without_gradients(backend: str) -> AbstractContextManager[Any]:

@@ -1,0 +1,122 @@
+"""Files: whether one can be written is known before the work, and one is written whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+Array = np.ndarray[Any, Any]
+
+# the dtypes of safetensors that NumPy has; bfloat16, which it has not, is read as float32
+_DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "BOOL": "?", "U8": "u1", "I8": "i1"}
+_DTYPES |= {f"{kind}{8 * width}": f"<{kind.lower()}{width}" for kind in "IU" for width in (2, 4, 8)}
+
+
+def check_writable(owner: str, name: str, path: str | os.PathLike[str]) -> None:
+    """Check that a file can be written, without touching what is there.
+
+    Args:
+        owner: who asks, the first word of the sentence.
+        name: of the option or argument.
+        path: of the file; a link is followed.
+
+    Raises:
+        OSError: it cannot.
+
+    >>> check_writable("train", "out", "/")
+    Traceback (most recent call last):
+    ...
+    OSError: train: `out` must be a file that can be written, got '/', which is a folder
+    """
+    given, path = str(path), Path(path).resolve()
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(21, "which is a folder")
+        if path.exists() and not path.is_file():
+            raise OSError(22, "which is a device or a pipe")
+        if path.exists() and not os.access(path, os.W_OK):
+            raise PermissionError(13, "which is read-only")
+        tempfile.TemporaryFile(dir=path.parent).close()
+    except OSError as error:
+        why = error.strerror if error.errno != 2 else "whose folder is not there"
+        raise OSError(f"{owner}: `{name}` must be a file that can be written, got {given!r}, {why}") from None
+
+
+@contextmanager
+def replacing(owner: str, name: str, path: str | os.PathLike[str]) -> Iterator[Path]:
+    """A file beside `path` to write into, which takes its place when all is written.
+
+    What is there stays until then, whoever is killed and however full the disk is. A link stays a link, and the new
+    file has the mode of the old one.
+
+    Raises:
+        OSError: it cannot be written; the sentence begins as that of `check_writable`.
+    """
+    check_writable(owner, name, path)
+    target = Path(path).resolve()
+    part = target.with_name(f".{os.getpid()}.{target.name}")
+    try:
+        part.touch(exist_ok=False)
+        mode = (target if target.exists() else part).stat().st_mode & 0o777
+        yield part
+        with part.open("rb") as written:
+            os.fsync(written.fileno())
+        part.chmod(mode)
+        part.replace(target)
+    except OSError as error:
+        why = error.strerror or str(error)
+        raise OSError(f"{owner}: `{name}` must be a file that can be written, got {str(path)!r}, {why}") from None
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write_bytes(owner: str, name: str, path: str | os.PathLike[str], data: bytes) -> None:
+    """Write a file whole or not at all."""
+    with replacing(owner, name, path) as part:
+        part.write_bytes(data)
+
+
+def write_text(owner: str, name: str, path: str | os.PathLike[str], text: str) -> None:
+    """Write a text in UTF-8, whole or not at all."""
+    write_bytes(owner, name, path, text.encode("utf-8"))
+
+
+def write_tensors(owner: str, name: str, path: str | os.PathLike[str], tensors: Mapping[str, Array]) -> None:
+    """Write arrays as safetensors, whole or not at all."""
+    from safetensors.numpy import save
+
+    write_bytes(owner, name, path, save(dict(tensors)))
+
+
+def read_tensors(owner: str, name: str, path: str | os.PathLike[str]) -> dict[str, Array]:
+    """The arrays of a safetensors file; bfloat16 as float32.
+
+    Raises:
+        ValueError: there is no such file, it is none of safetensors, or it holds a dtype that NumPy does not have.
+    """
+    from safetensors import SafetensorError, deserialize
+
+    what = f"{owner}: `{name}` must be a safetensors file, got {str(path)!r}"
+    try:
+        path = Path(path)
+        if not path.is_file():
+            raise ValueError(f"{what}, which is {'a folder' if path.is_dir() else 'no file'}")
+        entries = deserialize(path.read_bytes())
+    except (SafetensorError, OSError) as error:
+        why = error.strerror if isinstance(error, OSError) else "which cannot be read as one"
+        raise ValueError(f"{what}, {why}") from None
+    tensors = {}
+    for entry, value in entries:
+        if value["dtype"] not in _DTYPES:
+            raise ValueError(f"{what}, in which {entry!r} is {value['dtype']}, which NumPy does not have")
+        array = np.frombuffer(value["data"], _DTYPES[value["dtype"]]).reshape(value["shape"])
+        if value["dtype"] == "BF16":
+            array = (array.astype("<u4") << 16).view("<f4")
+        tensors[str(entry)] = array.copy()
+    return tensors

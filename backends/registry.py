@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import sys
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import entry_points
@@ -14,7 +15,7 @@ from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
 
-from tokenmerge.spec.shared.arguments import check_integer, check_names
+from tokenmerge.spec.shared.arguments import check_integer, check_names, shown
 from tokenmerge.spec.shared.vit_config import ViTConfig
 
 ENTRY_POINT_GROUP = "tokenmerge.backends"
@@ -70,13 +71,17 @@ def register_backend(name: str, module: str | ModuleType) -> None:
         module: the module, or its dotted name, which is then imported when first asked for; see docs/backends.md.
 
     Raises:
-        ValueError: the name is taken.
+        TypeError, ValueError: no name, or one that is taken; no module, or none of a backend.
 
     >>> register_backend("numpy", "my.backend")
     Traceback (most recent call last):
     ...
     ValueError: register_backend: `name` must be a new one, got 'numpy', which is tokenmerge.backends.numpy
     """
+    if not isinstance(name, str) or not name:
+        raise TypeError(f"register_backend: `name` must be a name, got {shown(name)}")
+    if not isinstance(module, (str, ModuleType)) or not module:
+        raise TypeError(f"register_backend: `module` must be a module or the dotted name of one, got {shown(module)}")
     known = _known()
     if name in known:
         raise ValueError(f"register_backend: `name` must be a new one, got {name!r}, which is {known[name]}")
@@ -95,20 +100,21 @@ def available_backends() -> dict[str, BackendInfo]:
     >>> available_backends()["numpy"].devices
     ('cpu',)
     """
-    found = {}
-    for name in _known():
-        try:
-            module = get_backend(name)
-        except ImportError as error:
-            found[name] = BackendInfo(name, available=False, install=str(error))
-        except Exception as error:  # a broken backend of somebody else's must not take the others with it
-            found[name] = BackendInfo(name, available=False, install=f'backend "{name}" does not import: {error!r}')
-        else:
-            kernels = module.kernels_in_use() if hasattr(module, "kernels_in_use") else None
-            found[name] = BackendInfo(
-                name, True, module.VERSION, tuple(module.devices()), tuple(module.DTYPES), kernels=kernels
-            )
-    return found
+    return {name: _info(name) for name in _known()}
+
+
+def _info(name: str) -> BackendInfo:
+    """One backend; whatever somebody else's does, `sys.exit()` on import too, must not take the others with it."""
+    try:
+        module = get_backend(name)
+        kernels = module.kernels_in_use() if hasattr(module, "kernels_in_use") else None
+        devices, dtypes = (tuple(str(each) for each in listed) for listed in (module.devices(), module.DTYPES))
+        version, kernels = (None if value is None else str(value) for value in (module.VERSION, kernels))
+    except ImportError as error:
+        return BackendInfo(name, available=False, install=str(error))
+    except (Exception, SystemExit) as error:
+        return BackendInfo(name, available=False, install=f'backend "{name}" does not import: {shown(error)}')
+    return BackendInfo(name, True, version, devices, dtypes, kernels=kernels)
 
 
 def get_backend(name: str) -> ModuleType:
@@ -123,14 +129,15 @@ def get_backend(name: str) -> ModuleType:
     ...
     ValueError: get_backend: `backend` must be one of 'jax', 'numpy', 'spec', 'torch' or a module, got 'nunpy'...
     """
-    if name in _LOADED:
+    if isinstance(name, str) and name in _LOADED:
         return _LOADED[name]
     known = _known()
-    if name not in known and "." not in str(name) and find_spec(str(name)) is None:
+    if not isinstance(name, str) or (name not in known and not _is_dotted(name)):
         close = difflib.get_close_matches(str(name), known, n=1)
         hint = f" (did you mean {close[0]!r}?)" if close else ""
         names = ", ".join(repr(each) for each in sorted(known))
-        raise ValueError(f"get_backend: `backend` must be one of {names} or a module, got {name!r}{hint}")
+        error = ValueError if isinstance(name, str) else TypeError
+        raise error(f"get_backend: `backend` must be one of {names} or a module, got {shown(name)}{hint}")
     path = known.get(name, name)
     try:
         module = importlib.import_module(path)
@@ -171,11 +178,12 @@ def get_merger(name: str, *, backend: str = "numpy", **config: Any) -> Any:
     >>> out.tokens.shape, out.plan.unmerge(out.tokens).shape
     ((2, 13, 8), (2, 17, 8))
     """
-    if name not in OPTIONS:
+    if not isinstance(name, str) or name not in OPTIONS:
         close = difflib.get_close_matches(str(name).lower(), OPTIONS, n=1)
         hint = f" (did you mean {close[0]!r}?)" if close else ""
         names = ", ".join(repr(each) for each in OPTIONS)
-        raise ValueError(f"get_merger: `name` must be one of {names}, got {name!r}{hint}")
+        error = ValueError if isinstance(name, str) else TypeError
+        raise error(f"get_merger: `name` must be one of {names}, got {shown(name)}{hint}")
     check_names(name, config, OPTIONS[name], "option")
     for option in _REQUIRED.get(name, ()):
         if option not in config:
@@ -222,6 +230,22 @@ def get_vit(config: ViTConfig, *, backend: str = "numpy", seed: int = 0) -> Any:
 
 
 _LOADED: dict[str, ModuleType] = {}
+
+
+def _is_dotted(name: str) -> bool:
+    """Whether a name may be that of a module that nobody registered: identifiers with dots between.
+
+    A module without a dot is imported only where it has been already, or is a package of its own: names such as `this`
+    run code of nobody's backend.
+    """
+    return all(part.isidentifier() for part in name.split(".")) and ("." in name or _is_package(name))
+
+
+def _is_package(name: str) -> bool:
+    try:
+        return find_spec(name) is not None and name not in sys.stdlib_module_names
+    except (ImportError, ValueError, AttributeError):
+        return False
 
 
 def _known() -> dict[str, str]:

@@ -56,13 +56,14 @@ def matrix(reports: Sequence[Report]) -> str:
     body = []
     for family, rules in families(reports).items():
         body.append(
-            f'<tbody role="rowgroup"><tr class="family" role="row"><th id="{family}" colspan="{len(columns) + 1}" '
+            f'<tbody role="rowgroup"><tr class="family" role="row"><th id="{escape(family)}" '
+            f'colspan="{len(columns) + 1}" '
             f'scope="rowgroup" role="columnheader">{escape(family_name(family))}</th></tr>'
         )
         for rule in rules:
             any_of = next(found[id(report)][rule] for report in reports if rule in found[id(report)])
             cells = "".join(_cell(found[id(report)].get(rule), report, dtype, several) for report, dtype in columns)
-            body.append(f'<tr id="{rule}" role="row">{_rule(any_of)}{cells}</tr>')
+            body.append(f'<tr id="{escape(rule)}" role="row">{_rule(any_of)}{cells}</tr>')
         body.append("</tbody>")
     kind = ("several" if several else "one") + (" many" if len(columns) > MANY else "")
     return (
@@ -75,7 +76,8 @@ def matrix(reports: Sequence[Report]) -> str:
 
 def _head(reports: Sequence[Report]) -> str:
     dtypes = "".join(
-        f'<th scope="col" role="columnheader"{" class=first" if i == 0 and len(reports) > 1 else ""}>{dtype}</th>'
+        f'<th scope="col" role="columnheader"{" class=first" if i == 0 and len(reports) > 1 else ""}>'
+        f"{escape(dtype)}</th>"
         for report in reports
         for i, dtype in enumerate(_short(each) if len(reports) > 1 else each for each in report["dtypes"])
     )
@@ -96,7 +98,8 @@ def _rule(rule: dict[str, Any]) -> str:
     tiers = "".join(f"<span class=tier>{escape(tier)}</span>" for tier in rule["tiers"])
     checks = escape(", ".join(rule["checks"]))
     return (
-        f'<th scope="row" role="rowheader" class="rule" title="{checks}"><span class="id">{rule["id"]}</span>{tiers}'
+        f'<th scope="row" role="rowheader" class="rule" title="{checks}">'
+        f'<span class="id">{escape(rule["id"])}</span>{tiers}'
         f'<span class="sentence">{prose(rule["sentence"])}</span></th>'
     )
 

@@ -132,7 +132,7 @@ def _tiles(reports: Sequence[Report]) -> str:
         said = f"{green} of {len(applicable)}" if applicable else "n/a"
         bar = "".join(f'<i class="{_css(word)}"></i>' for word in words)
         tiles.append(
-            f'<li><a class="tile {state}" href="#{family}"><span>{escape(family_name(family))}</span>'
+            f'<li><a class="tile {state}" href="#{escape(family)}"><span>{escape(family_name(family))}</span>'
             f'<b>{said}</b><span class="segments" aria-hidden="true">{bar}</span></a></li>'
         )
     return f'<nav aria-label="rules by subject"><ul class="tiles">{"".join(tiles)}</ul></nav>'

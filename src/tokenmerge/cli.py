@@ -5,6 +5,7 @@ A command imports what it needs when it runs, so that `tokenmerge --help` loads 
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -38,6 +39,9 @@ app = typer.Typer(
 
 def main() -> None:
     """The entry point."""
+    for stream in (sys.stdout, sys.stderr):  # an encoding without arrows gets question marks, and no error at the end
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
     app()
 
 
@@ -52,6 +56,7 @@ def backends() -> None:
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     from tokenmerge.backends import available_backends
 
@@ -59,10 +64,11 @@ def backends() -> None:
     missing = []
     for info in available_backends().values():
         if info.available:
-            table.add_row(info.name, info.version, ", ".join(info.devices), ", ".join(info.dtypes), info.kernels or "")
+            cells = (info.version or "", ", ".join(info.devices), ", ".join(info.dtypes), info.kernels or "")
+            table.add_row(Text(info.name), *map(Text, cells))  # what looks like markup in a name is part of it
         else:
             missing.append(info.install)
-            table.add_row(info.name, "not installed", style="dim")
+            table.add_row(Text(info.name), "not installed", style="dim")
     console = Console()
     console.print(table)
     for sentence in missing:
@@ -160,6 +166,8 @@ def conformance(
 
     Exit status: 0 if every check passed, 1 if one failed, 2 for a mistake in the command, 130 after Ctrl-C.
     """
+    if sys.flags.optimize >= 2:
+        raise ValueError("conformance: Python must keep docstrings, which hold the rules, got -OO")
     try:
         from tokenmerge.conformance import command
     except ModuleNotFoundError as error:

@@ -107,7 +107,7 @@ def read_tensors(owner: str, name: str, path: str | os.PathLike[str]) -> dict[st
         path = Path(path)
         if not path.is_file():
             raise ValueError(f"{what}, which is {'a folder' if path.is_dir() else 'no file'}")
-        entries = deserialize(path.read_bytes())
+        entries: Any = deserialize(path.read_bytes())  # type: ignore[no-untyped-call]
     except (SafetensorError, OSError) as error:
         why = error.strerror if isinstance(error, OSError) else "which cannot be read as one"
         raise ValueError(f"{what}, {why}") from None

@@ -95,7 +95,9 @@ def test_networks_take_bfloat16_of_numpy(backend: str) -> None:
 def test_what_is_no_file_of_parameters(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "w").write_bytes(data)
     for path in (tmp_path / "w", tmp_path, tmp_path / "nothing", Path(os.devnull)):
-        with pytest.raises(ValueError, match=r"^load_params: `path` must be a safetensors file, got '.*', "):
+        with pytest.raises(
+            ValueError, match=r"^load_params: `path` must be a safetensors file of NumPy's dtypes, got '.*'"
+        ):
             load_params(patch_merger("numpy"), path)
 
 

@@ -102,15 +102,14 @@ def read_tensors(owner: str, name: str, path: str | os.PathLike[str]) -> dict[st
     """
     from safetensors import SafetensorError, deserialize
 
-    what = f"{owner}: `{name}` must be a safetensors file, got {str(path)!r}"
+    what = f"{owner}: `{name}` must be a safetensors file of NumPy's dtypes, got {str(path)!r}"
     try:
         path = Path(path)
         if not path.is_file():
             raise ValueError(f"{what}, which is {'a folder' if path.is_dir() else 'no file'}")
         entries: Any = deserialize(path.read_bytes())  # type: ignore[no-untyped-call]
     except (SafetensorError, OSError) as error:
-        why = error.strerror if isinstance(error, OSError) else "which cannot be read as one"
-        raise ValueError(f"{what}, {why}") from None
+        raise ValueError(what + (f", {error.strerror}" if isinstance(error, OSError) else "")) from None
     tensors = {}
     for entry, value in entries:
         if value["dtype"] not in _DTYPES:

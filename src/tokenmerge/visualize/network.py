@@ -61,6 +61,8 @@ def load_weights(path: Path) -> dict[str, Array]:
     Raises:
         ValueError: there is no such file, or it is none of safetensors.
     """
+    if not path.is_file():
+        raise ValueError(f"visualize: `weights` must be a file, got {str(path)!r}, which is not one")
     return read_tensors("visualize", "weights", path)
 
 

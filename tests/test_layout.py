@@ -16,6 +16,17 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PARTS = ("spec", "backends", "conformance")
 ALGORITHMS = {"plan", "tome", "ats", "patch_merger", "ltm"}
+SMALL_ROOMS = {
+    "attention",
+    "check",
+    "information_bottleneck",
+    "matching",
+    "merger",
+    "pooling",
+    "precision",
+    "ties",
+    "vit",
+}
 BACKENDS = sorted(p.parent.name for p in (ROOT / "backends").glob("*/__init__.py"))
 BACKEND_FILES = sorted(p for name in BACKENDS for p in (ROOT / "backends" / name).rglob("*.py"))
 ROOMS = [ROOT / "spec", *(ROOT / "backends" / name for name in BACKENDS), ROOT / "conformance", ROOT / "docs"]
@@ -81,6 +92,15 @@ def test_our_backends_are_found() -> None:
 def test_room_has_a_file_for_every_algorithm(room: Path) -> None:
     suffix = ".md" if room.name == "docs" else ".py"
     assert ALGORITHMS - {p.stem for p in room.glob(f"*{suffix}")} == set()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_backend_has_the_small_rooms(backend: str) -> None:
+    assert SMALL_ROOMS - {p.stem for p in (ROOT / "backends" / backend).glob("*.py")} == set()
+    plan = importlib.import_module(f"tokenmerge.backends.{backend}.plan")
+    assert callable(plan.compose) and callable(plan.compose_layers)
+    ties = importlib.import_module(f"tokenmerge.backends.{backend}.ties")
+    assert callable(ties.descending) and callable(ties.true_first) and callable(ties.inverse)
 
 
 @pytest.mark.parametrize("module", ["tokenmerge.spec.batch", "tokenmerge.backends.numpy"])

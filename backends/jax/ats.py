@@ -15,6 +15,7 @@ from tokenmerge.backends.jax.check import check
 from tokenmerge.backends.jax.merger import Merger
 from tokenmerge.backends.jax.plan import SelectionPlan
 from tokenmerge.backends.jax.precision import safe_divide, safe_norm, working_dtype
+from tokenmerge.backends.jax.ties import ascending, true_first
 from tokenmerge.spec.shared import arguments
 from tokenmerge.spec.shared.merged import Merged
 
@@ -132,7 +133,7 @@ def _plan(
             sampled = _inverse_transform(significance, real, jnp.asarray(points, significance.dtype))
         chosen = jnp.concatenate([chosen, sampled], axis=1)
     filled = jnp.arange(slots)[None] < jnp.sum(chosen, axis=1, keepdims=True, dtype=int)
-    indices = jnp.where(filled, jnp.argsort(~chosen, axis=1, stable=True)[:, :slots], 0)
+    indices = jnp.where(filled, true_first(chosen)[:, :slots], 0)
     if mask is not None:
         filled &= mask[:, :1] | (jnp.arange(slots)[None] > 0)
     return SelectionPlan(indices, filled, n)
@@ -169,7 +170,7 @@ def _released(significance: Array, real: Array, max_tokens: int) -> Array:
     significance = _or_uniform(significance, real)
     share = safe_divide(significance, jnp.sum(significance, axis=1, keepdims=True))
     # padding goes in front, where it adds nothing to the sum
-    ranking = jnp.argsort(jnp.where(real, share, -1), axis=1, stable=True)
+    ranking = ascending(jnp.where(real, share, -1))
     ranked, is_real = jnp.take_along_axis(share, ranking, axis=1), jnp.take_along_axis(real, ranking, axis=1)
     lowest = jnp.min(jnp.where(is_real, ranked, jnp.inf), axis=1, keepdims=True)
     c = jnp.where(is_real, jnp.cumsum(ranked, axis=1) - lowest, 0)

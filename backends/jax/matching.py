@@ -6,23 +6,11 @@ import jax
 import jax.numpy as jnp
 
 from tokenmerge.backends.jax.precision import matmul
+from tokenmerge.backends.jax.ties import first_max
 
 Array = jax.Array
 
 MOST = 2**20  # similarities in memory at once; a few times more take no less time
-
-
-def first_max(values: Array) -> tuple[Array, Array]:
-    """The largest entry along the last axis and the lowest index that reaches it; some index where an entry is NaN.
-
-    >>> [each.tolist() for each in first_max(jnp.array([1.0, 3.0, 3.0]))]
-    [3.0, 1]
-    """
-    n = values.shape[-1]
-    best = jnp.max(values, axis=-1)
-    # not `argmax`: XLA reduces pairs on the CPU one by one, which takes several times as long as two plain reductions
-    index = jnp.where(values < best[..., None], n, jnp.arange(n, dtype=jnp.int32))
-    return best, jnp.min(index, axis=-1).astype(int)
 
 
 def nearest(a: Array, b: Array, allowed: Array) -> tuple[Array, Array]:

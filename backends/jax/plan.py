@@ -6,7 +6,7 @@ costs one compilation and not one per operation; inside it they are part of the 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
@@ -350,6 +350,24 @@ def compose(first: Plan, second: Plan, size: Array | None = None) -> Plan:
         mask = jnp.take_along_axis(_real(first), step, axis=1) & _real(second)
         return SelectionPlan(jnp.where(mask, indices, 0), mask, first.num_tokens_in)
     return PartitionPlan(_traced(first, second), second.num_tokens_out, second.mask)
+
+
+def compose_layers(made: Sequence[tuple[Plan, Array | None]]) -> Plan:
+    """The plan of all layers of a network: every layer's plan and the sizes that it took, None for ones.
+
+    What is dense is multiplied with those sizes, which a composed dense plan no longer knows.
+
+    >>> first, second = PartitionPlan(jnp.array([[0, 1, 1, 2]])), PartitionPlan(jnp.array([[0, 1, 0]]))
+    >>> compose_layers([(first, None), (second, first.merge_size())]).assignment.tolist()
+    [[0, 1, 1, 0]]
+    """
+    composed = made[0][0]
+    for plan, size in made[1:]:
+        if isinstance(composed, DensePlan) or isinstance(plan, DensePlan):
+            composed = DensePlan(matmul(plan.matrix(size), composed.matrix()), plan.mask)
+        else:
+            composed = compose(composed, plan)
+    return composed
 
 
 @jax.jit

@@ -17,6 +17,7 @@ from tokenmerge.backends.jax.matching import nearest
 from tokenmerge.backends.jax.merger import Merger
 from tokenmerge.backends.jax.plan import PartitionPlan
 from tokenmerge.backends.jax.precision import safe_norm, working_dtype
+from tokenmerge.backends.jax.ties import descending, inverse, true_first
 from tokenmerge.spec.shared import arguments
 from tokenmerge.spec.shared.merged import Merged
 from tokenmerge.spec.shared.schedule import kth_tokens_out, kth_width, tokens_removed
@@ -132,7 +133,7 @@ def _plan(
         assignment, used = _random(m, permutation, real, rank, count, r, protected)
     else:
         if mask is not None:
-            m = jnp.take_along_axis(m, jnp.argsort(~mask, axis=1, stable=True)[:, :, None], axis=1)
+            m = jnp.take_along_axis(m, true_first(mask)[:, :, None], axis=1)
         if matching == "kth":
             assignment, used = _kth(m, count, k, protected)
         else:
@@ -172,7 +173,7 @@ def _bipartite(m: Array, count: Array, r: int, protected: int, order: str) -> tu
     else:
         unmerged = mergeable_a & ~merged
         if order == "score":  # place of each a in the ranking
-            nth_unmerged = jnp.argsort(jnp.argsort(-best, axis=1, stable=True), axis=1) - removed
+            nth_unmerged = inverse(descending(best)) - removed
         else:
             nth_unmerged = jnp.cumsum(unmerged, axis=1, dtype=int) - 1
         nth_b = jnp.sum(unmerged, axis=1, keepdims=True, dtype=int) + jnp.cumsum(mergeable_b, axis=1, dtype=int) - 1
@@ -220,13 +221,13 @@ def _random(
     removed = jnp.clip(count - protected - 1, 0, min(r, n))
     permutation = jnp.clip(jnp.asarray(permutation).astype(int), 0, max(n - 1, 0))
     shuffled_in = jnp.take_along_axis(real & (rank >= protected), permutation, axis=1)
-    shuffled = jnp.take_along_axis(permutation, jnp.argsort(~shuffled_in, axis=1, stable=True), axis=1)
+    shuffled = jnp.take_along_axis(permutation, true_first(shuffled_in), axis=1)
     column, remaining = jnp.arange(n)[None], jnp.maximum(count - protected, 0)
     m = jnp.take_along_axis(m, shuffled[:, :, None], axis=1)
     target = nearest(m[:, :most_removed], m, (column >= removed) & (column < remaining))[1]
     target = jnp.pad(target, ((0, 0), (0, n - most_removed)))
     column_of = jnp.where(column < removed, target, column)
-    assignment = jnp.take_along_axis(protected + column_of - removed, jnp.argsort(shuffled, axis=1), axis=1)
+    assignment = jnp.take_along_axis(protected + column_of - removed, inverse(shuffled), axis=1)
     assignment = jnp.where((rank < protected) | (removed == 0), rank, assignment)
     return jnp.where(real, assignment, -1), count - removed
 

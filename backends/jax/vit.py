@@ -22,7 +22,7 @@ from tokenmerge.backends.jax.check import check
 from tokenmerge.backends.jax.dropout import Dropout
 from tokenmerge.backends.jax.named import Named
 from tokenmerge.backends.jax.patch_merger import layer_norm
-from tokenmerge.backends.jax.plan import DensePlan, PartitionPlan, Plan, SelectionPlan, compose
+from tokenmerge.backends.jax.plan import PartitionPlan, Plan, SelectionPlan, compose_layers
 from tokenmerge.backends.jax.pooling import mean_pool
 from tokenmerge.backends.jax.precision import matmul, working_dtype
 from tokenmerge.spec.shared.arguments import parameter
@@ -60,14 +60,7 @@ class ViTOutput(NamedTuple):
         if not made:
             b, n, _ = self.tokens.shape
             return PartitionPlan(jnp.broadcast_to(jnp.arange(n), (b, n)), n)
-        composed = made[0][0]
-        for plan, size in made[1:]:
-            if isinstance(composed, DensePlan) or isinstance(plan, DensePlan):
-                # with the sizes that the network used, which a composed dense plan no longer knows
-                composed = DensePlan(matmul(plan.matrix(size), composed.matrix()), plan.mask)
-            else:
-                composed = compose(composed, plan)
-        return composed
+        return compose_layers(made)
 
 
 class Stream(NamedTuple):

@@ -10,6 +10,7 @@ from tokenmerge.backends.numpy.check import check
 from tokenmerge.backends.numpy.merger import Merger
 from tokenmerge.backends.numpy.plan import SelectionPlan
 from tokenmerge.backends.numpy.precision import safe_divide, working_dtype
+from tokenmerge.backends.numpy.ties import ascending, true_first
 from tokenmerge.spec.shared import arguments
 from tokenmerge.spec.shared.merged import Merged
 
@@ -106,7 +107,7 @@ def plan(
         else:
             points = (np.arange(1, 2 * max_tokens, 2) / (2 * max_tokens))[None] if uniforms is None else uniforms
             chosen[:, 1:] = _inverse_transform(significance, real, points.astype(significance.dtype))
-    indices = np.argsort(~chosen, axis=1, kind="stable")[:, :slots]
+    indices = true_first(chosen)[:, :slots]
     filled = np.arange(slots) < chosen.sum(axis=1, keepdims=True)
     indices = np.where(filled, indices, 0)
     if mask is not None:
@@ -141,7 +142,7 @@ def _released(significance: Array, real: Array, max_tokens: int) -> Array:
     significance = _or_uniform(significance, real)
     share = safe_divide(significance, significance.sum(axis=1, keepdims=True))
     # padding goes in front, where it adds nothing to the sum
-    ranking = np.argsort(np.where(real, share, -1), axis=1, kind="stable")
+    ranking = ascending(np.where(real, share, -1))
     ranked, is_real = np.take_along_axis(share, ranking, axis=1), np.take_along_axis(real, ranking, axis=1)
     lowest = np.where(is_real, ranked, np.inf).min(axis=1, keepdims=True)
     c = np.where(is_real, np.cumsum(ranked, axis=1) - lowest, 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -286,6 +287,24 @@ def compose(first: Plan, second: Plan, size: Array | None = None) -> Plan:
     # slot -1 of the first step finds the extra last entry of the second
     assignment = np.take_along_axis(np.concatenate([step_two, dropped], axis=1), step_one, axis=1)
     return PartitionPlan(assignment, second.num_tokens_out, second.mask)
+
+
+def compose_layers(made: Sequence[tuple[Plan, Array | None]]) -> Plan:
+    """The plan of all layers of a network: every layer's plan and the sizes that it took, None for ones.
+
+    What is dense is multiplied with those sizes, which a composed dense plan no longer knows.
+
+    >>> first, second = PartitionPlan(np.array([[0, 1, 1, 2]])), PartitionPlan(np.array([[0, 1, 0]]))
+    >>> compose_layers([(first, None), (second, first.merge_size())]).assignment.tolist()
+    [[0, 1, 1, 0]]
+    """
+    composed = made[0][0]
+    for plan, size in made[1:]:
+        if isinstance(composed, DensePlan) or isinstance(plan, DensePlan):
+            composed = DensePlan(plan.matrix(size) @ composed.matrix(), plan.mask)
+        else:
+            composed = compose(composed, plan)
+    return composed
 
 
 def _real(plan: Plan) -> Array:

@@ -15,6 +15,7 @@ from tokenmerge.backends.numpy.matching import nearest
 from tokenmerge.backends.numpy.merger import Merger
 from tokenmerge.backends.numpy.plan import PartitionPlan
 from tokenmerge.backends.numpy.precision import working_dtype
+from tokenmerge.backends.numpy.ties import descending, inverse, true_first
 from tokenmerge.spec.shared import arguments
 from tokenmerge.spec.shared.merged import Merged
 from tokenmerge.spec.shared.schedule import kth_tokens_out, kth_width, tokens_removed
@@ -89,7 +90,7 @@ def plan(
         assignment, used = _random(m, permutation, real, rank, count, r, protected)
     else:
         if mask is not None:
-            m = np.take_along_axis(m, np.argsort(~mask, axis=1, kind="stable")[:, :, None], axis=1)
+            m = np.take_along_axis(m, true_first(mask)[:, :, None], axis=1)
         if matching == "kth":
             slots, used = _kth(m, count, k, protected)
         else:
@@ -115,7 +116,7 @@ def _bipartite(m: Array, count: Array, r: int, protected: int, order: str) -> tu
     mergeable_b = (positions_b >= protected) & (positions_b < count)
     best, target = nearest(m[:, 0::2], m[:, 1::2], mergeable_b)
     best[~mergeable_a] = -np.inf
-    place = np.argsort(np.argsort(-best, axis=1, kind="stable"), axis=1)  # place of each a in the ranking
+    place = inverse(descending(best))  # place of each a in the ranking
     merged = place < removed
 
     if order == "positional":
@@ -164,7 +165,7 @@ def _random(
         return np.where(real, rank, -1), count
     removed = np.clip(count - protected - 1, 0, r)
     shuffled_in = np.take_along_axis(real & (rank >= protected), permutation, axis=1)
-    shuffled = np.take_along_axis(permutation, np.argsort(~shuffled_in, axis=1, kind="stable"), axis=1)
+    shuffled = np.take_along_axis(permutation, true_first(shuffled_in), axis=1)
     column, remaining = np.arange(n), np.maximum(count - protected, 0)
     m = np.take_along_axis(m, shuffled[:, :, None], axis=1)
     target = nearest(m[:, :most_removed], m, (column >= removed) & (column < remaining))[1]

@@ -12,7 +12,7 @@ from tokenmerge.backends.numpy import ats, ltm, patch_merger, tome
 from tokenmerge.backends.numpy.attention import attention, attention_weights
 from tokenmerge.backends.numpy.check import check
 from tokenmerge.backends.numpy.patch_merger import layer_norm
-from tokenmerge.backends.numpy.plan import DensePlan, PartitionPlan, Plan, SelectionPlan, compose
+from tokenmerge.backends.numpy.plan import PartitionPlan, Plan, SelectionPlan, compose_layers
 from tokenmerge.backends.numpy.pooling import mean_pool
 from tokenmerge.backends.numpy.precision import working_dtype
 from tokenmerge.spec.shared.arguments import parameter
@@ -50,14 +50,7 @@ class ViTOutput(NamedTuple):
         if not made:
             b, n, _ = self.tokens.shape
             return PartitionPlan(np.tile(np.arange(n), (b, 1)), n)
-        composed = made[0][0]
-        for plan, size in made[1:]:
-            if isinstance(composed, DensePlan) or isinstance(plan, DensePlan):
-                # with the sizes that the network used, which a composed dense plan no longer knows
-                composed = DensePlan(plan.matrix(size) @ composed.matrix(), plan.mask)
-            else:
-                composed = compose(composed, plan)
-        return composed
+        return compose_layers(made)
 
 
 class Stream(NamedTuple):

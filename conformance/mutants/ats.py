@@ -149,15 +149,15 @@ MUTANTS = (
         "ATS-10",
         'Sampling "released" cumulates the shares in the order of the tokens.',
         (
-            "ranking = np.argsort(np.where(real, share, -1), axis=1",
-            "ranking = np.argsort(np.where(real, 0, -1), axis=1",
+            "ranking = ascending(np.where(real, share, -1))",
+            "ranking = ascending(np.where(real, 0, -1))",
         ),
     ),
     _mutant(
         "released-descending",
         "ATS-10",
         'Sampling "released" sorts the largest score first.',
-        ("ranking = np.argsort(np.where(real, share, -1)", "ranking = np.argsort(np.where(real, -share, -2)"),
+        ("ranking = ascending(np.where(real, share, -1)", "ranking = ascending(np.where(real, -share, -2)"),
     ),
     _mutant(
         "released-midpoints",
@@ -188,9 +188,8 @@ MUTANTS = (
         "ATS-10",
         'Sampling "released" gives the higher of two equal scores\' positions the lower place.',
         (
-            '    ranking = np.argsort(np.where(real, share, -1), axis=1, kind="stable")\n',
-            '    ranking = np.argsort(np.where(real, share, -1)[:, ::-1], axis=1, kind="stable")\n'
-            "    ranking = share.shape[1] - 1 - ranking\n",
+            "    ranking = ascending(np.where(real, share, -1))\n",
+            "    ranking = ascending(np.where(real, share, -1)[:, ::-1])\n    ranking = share.shape[1] - 1 - ranking\n",
         ),
     ),
 )

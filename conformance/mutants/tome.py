@@ -20,7 +20,7 @@ _REMOVED = """from tokenmerge.spec.shared.schedule import kth_tokens_out, kth_wi
 def tokens_removed(num_tokens: int, r: int, protected: int = 0, matching: str = "bipartite") -> int:
     return max(0, min(r, {most}))
 """
-_PLACE = 'place = np.argsort(np.argsort(-best, axis=1, kind="stable"), axis=1)'
+_PLACE = "place = inverse(descending(best))"
 _MASKED = "    best[~mergeable_a] = -np.inf\n"
 _NEAREST = "nearest(m[:, 0::2], m[:, 1::2], mergeable_b)"
 
@@ -171,13 +171,13 @@ MUTANTS = (
         "ranking-unstable",
         "TOME-6",
         "The pairs to merge are found with a sort that is not stable.",
-        (_PLACE, _PLACE.replace('kind="stable"', 'kind="stable" if order == "score" else "heapsort"')),
+        (_PLACE, "place = inverse(np.argsort(-best, axis=1, kind='stable' if order == 'score' else 'heapsort'))"),
     ),
     _mutant(
         "ranking-by-position",
         "TOME-6",
         "The first even tokens are merged, however similar their partners are.",
-        (_PLACE, _PLACE.replace("-best", "np.isneginf(best)")),
+        (_PLACE, "place = inverse(descending(np.where(np.isneginf(best), 0, 1)))"),
     ),
     _mutant(
         "grouped-in-score-order",

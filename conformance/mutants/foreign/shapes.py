@@ -8,7 +8,7 @@ _WEIGHTED = "return self._sum_groups(self._weights(size)[:, :, None] * x).astype
 _NORMALIZED = "return np.divide(m, norm, out=m, where=has_direction)"
 _SIMILARITY = "similarity = a[some, part] @ np.swapaxes(b[some], 1, 2)"
 _NEAREST = "target[some, part] = similarity.argmax(axis=2)  # the lowest of several maxima"
-_PLACE = 'place = np.argsort(np.argsort(-best, axis=1, kind="stable"), axis=1)'
+_PLACE = "place = inverse(descending(best))"
 _CHECKED = "    r, k = r or 0, k or 1  # only one of the two is used\n"
 _LAYER_NORM = "deviation = x - x.mean(axis=-1, keepdims=True)"
 _UNMERGED = "return _gather_or_zero(y, self.assignment)"

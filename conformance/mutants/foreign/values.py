@@ -10,7 +10,7 @@ _COUNTED = "return self._sum_groups(self._sizes(size, np.float32)[:, :, None])[:
 _DENSE = "(self.weights @ x.astype(working_dtype(x), copy=False)).astype(x.dtype)"
 _VALUES = "        value = np.where(mask[:, None, :, None], value, np.zeros((), value.dtype))\n"
 _LOG_SIZE = "logits += np.log(size.astype(work))[:, None, None, :]"
-_PLACE = 'place = np.argsort(np.argsort(-best, axis=1, kind="stable"), axis=1)'
+_PLACE = "place = inverse(descending(best))"
 _TAKEN = "taken = np.take_along_axis(values, self.indices[:, :, None], axis=1)"
 _ARRAY = "Array = np.ndarray[Any, Any]\n"
 _TEN_BITS = f"""{_ARRAY}
@@ -157,7 +157,7 @@ MUTANTS = (
         "TOME-6",
         "Similarities are ranked after rounding to four digits.",
         "tome",
-        ("tome", _PLACE, _PLACE.replace("-best", "-best.round(4)")),
+        ("tome", _PLACE, "place = inverse(descending(best.round(4)))"),
     ),
     bug(
         "small-scores-are-zero",

@@ -161,6 +161,13 @@ def conformance(
     self_test: Annotated[
         bool, typer.Option("--self-test", help="Show that the suite catches backends broken on purpose.")
     ] = False,
+    generated: Annotated[
+        bool, typer.Option("--generated", help="With --self-test: mutants that operators make of the NumPy backend.")
+    ] = False,
+    sample: Annotated[
+        int | None,
+        typer.Option(metavar="NUMBER", min=1, help="With --generated: so many of them, drawn with the seed."),
+    ] = None,
 ) -> None:
     """Prove that a backend agrees with the spec, or show where it does not.
 
@@ -186,6 +193,15 @@ def conformance(
         raise ValueError(f"conformance: {alone} must be without {', '.join(extra) or '--self-test'}")
     if show:
         raise typer.Exit(command.print_rules(names(merger)))
+    if (generated and not self_test) or (sample is not None and not generated):
+        missing = "--generated" if self_test else "--self-test"
+        raise ValueError(f"conformance: {'--generated' if generated else '--sample'} must be with {missing}")
+    if generated:
+        from rich.console import Console
+
+        from tokenmerge.conformance.mutants.generated.run import run_generated
+
+        raise typer.Exit(run_generated(Console(), sample, seed))
     if self_test:
         from tokenmerge.conformance.self_test import run_self_test
 

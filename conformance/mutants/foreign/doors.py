@@ -8,7 +8,7 @@ from typing import Any
 from tokenmerge.conformance.mutants.foreign.bug import bug
 from tokenmerge.conformance.mutants.mutant import Mutant, variant
 
-_WEIGHTED = "return self._sum_groups(self._weights(size)[:, :, None] * x).astype(x.dtype)"
+_WEIGHED = "        weights = self._weights(size)[:, :, None]\n"
 _COUNTED = "return self._sum_groups(self._sizes(size, np.float32)[:, :, None])[:, :, 0]"
 _MERGED = "return Merged(made.merge(x, size), made.merge_size(size), made.mask, made)"
 _MATRIX = "        size = self._sizes(size, np.float64 if size is None else np.float32)\n"
@@ -58,10 +58,9 @@ MUTANTS = (
         "tome",
         (
             "plan",
-            f"        size = self._check_merge(x, size)\n        # a token alone in its slot has weight exactly 1 and"
-            f" comes through unchanged, to the last bit\n        {_WEIGHTED}",
+            f"        size = self._check_merge(x, size)\n{_WEIGHED}",
             "        return self.fused(x, None)\n\n    def fused(self, x: Array, size: Array | None) -> Array:\n"
-            f"        size = self._check_merge(x, size)\n        {_WEIGHTED}",
+            f"        size = self._check_merge(x, size)\n{_WEIGHED}",
         ),
         ("tome", _MERGED, _MERGED.replace("made.merge(", "made.fused(")),
     ),
@@ -70,7 +69,7 @@ MUTANTS = (
         "PLAN-3",
         "merge and merge_size cut the fractions of sizes off; matrix(size) does not.",
         "tome",
-        ("plan", _WEIGHTED, _WEIGHTED.replace("(size)", "(np.trunc(size))")),
+        ("plan", _WEIGHED, _WEIGHED.replace("(size)", "(np.trunc(size))")),
         (
             "plan",
             _COUNTED,
@@ -114,8 +113,8 @@ MUTANTS = (
         "patch_merger",
         (
             "plan",
-            "(self.share() @ y.astype(working_dtype(y), copy=False)).astype(y.dtype)",
-            "(self.share() @ y.astype(working_dtype(y)))",
+            "product(self.share(), y.astype(working_dtype(y), copy=False)).astype(y.dtype)",
+            "product(self.share(), y.astype(working_dtype(y)))",
         ),
         dtype="float16",
     ),
@@ -138,9 +137,9 @@ MUTANTS = (
         "ltm",
         (
             "plan",
-            "        return (np.swapaxes(self.share(), 1, 2) @ size[:, :, None])[:, :, 0].astype(size.dtype)",
+            "        return product(np.swapaxes(self.share(), 1, 2), size[:, :, None])[:, :, 0].astype(size.dtype)",
             "        return self.sizes(np.ones_like(size))\n\n    def sizes(self, size: Array) -> Array:\n"
-            "        return (np.swapaxes(self.share(), 1, 2) @ size[:, :, None])[:, :, 0].astype(size.dtype)",
+            "        return product(np.swapaxes(self.share(), 1, 2), size[:, :, None])[:, :, 0].astype(size.dtype)",
         ),
         ("ltm", _MERGED, _MERGED.replace("merge_size", "sizes")),
     ),

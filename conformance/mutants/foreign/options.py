@@ -15,10 +15,10 @@ MUTANTS = (
         "CALL-1",
         "attention and mean_pool check no argument.",
         "",
-        ("attention", "    check.attention(query, key, size, mask)\n", ""),
+        ("attention", "    check.attention(query, key, size, mask, scale)\n", ""),
         (
             "attention",
-            '    check.sample("attention", "value", value, "H N d", **check.attention(query, key, size, mask))\n',
+            '    check.sample("attention", "value", value, "H N d", **check.attention(query, key, size, mask, scale))\n',
             "",
         ),
         ("pooling", "    check.mean_pool(x, size, mask)\n", ""),
@@ -148,8 +148,8 @@ MUTANTS = (
         "",
         (
             "information_bottleneck",
-            "    classes = int(labels.max(initial=-1)) + 1 if num_classes is None else num_classes\n",
-            "    classes = int(labels.max(initial=-1)) + 1\n",
+            "classes = check.estimate_q(phi_out, labels, num_classes)",
+            "classes = check.estimate_q(phi_out, labels, None)",
         ),
     ),
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tokenmerge.conformance.mutants.foreign.bug import bug
 
-_WEIGHTED = "return self._sum_groups(self._weights(size)[:, :, None] * x).astype(x.dtype)"
+_WEIGHED = "        weights = self._weights(size)[:, :, None]\n"
 _NORMALIZED = "return np.divide(m, norm, out=m, where=has_direction)"
 _SIMILARITY = "similarity = a[some, part] @ np.swapaxes(b[some], 1, 2)"
 _NEAREST = "target[some, part] = similarity.argmax(axis=2)  # the lowest of several maxima"
@@ -138,8 +138,8 @@ MUTANTS = (
         "tome",
         (
             "plan",
-            _WEIGHTED,
-            _WEIGHTED.replace("* x)", "* np.where(np.arange(x.shape[2]) < x.shape[2] // 4 * 4, x, 0))"),
+            _WEIGHED,
+            _WEIGHED + "        x = np.where(np.arange(x.shape[2]) < x.shape[2] // 4 * 4, x, x.dtype.type(0))\n",
         ),
     ),
     bug(
@@ -158,7 +158,7 @@ MUTANTS = (
         "PLAN-6",
         "Tokens of 64 channels and more are averaged plainly.",
         "tome",
-        ("plan", _WEIGHTED, _WEIGHTED.replace("(size)", "(np.ones_like(size) if x.shape[2] >= 64 else size)")),
+        ("plan", _WEIGHED, _WEIGHED.replace("(size)", "(np.ones_like(size) if x.shape[2] >= 64 else size)")),
     ),
     bug(
         "similarity-in-sixteens",

@@ -7,7 +7,7 @@ from tokenmerge.conformance.mutants.foreign.bug import bug
 _CHECKED = "    r, k = r or 0, k or 1  # only one of the two is used\n"
 _TOME_CALL = '        check.tokens("tome", x, size, ("metric", metric, "N D"))\n'
 _MERGED = "return Merged(made.merge(x, size), made.merge_size(size), made.mask, made)"
-_WEIGHTED = "return self._sum_groups(self._weights(size)[:, :, None] * x).astype(x.dtype)"
+_WEIGHED = "        weights = self._weights(size)[:, :, None]\n"
 _ARRAY = "Array = np.ndarray[Any, Any]\n"
 _KEPT = f"{_ARRAY}KEPT: dict[Any, Any] = {{}}\n"
 _COPIES = "{name: value.copy() for name, value in values.items() if value is not None}"
@@ -112,9 +112,8 @@ MUTANTS = (
         "tome",
         (
             "plan",
-            _WEIGHTED,
-            "kept = self.__dict__.setdefault('kept', {}).setdefault(x.dtype, self._weights(size))\n"
-            "        return self._sum_groups(kept[:, :, None] * x).astype(x.dtype)",
+            _WEIGHED,
+            f"{_WEIGHED}        weights = self.__dict__.setdefault('kept', {{}}).setdefault(x.dtype, weights)\n",
         ),
     ),
     bug(

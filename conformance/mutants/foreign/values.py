@@ -5,9 +5,9 @@ from __future__ import annotations
 from tokenmerge.conformance.mutants.foreign.bug import bug
 
 _SIMILARITY = "similarity = a[some, part] @ np.swapaxes(b[some], 1, 2)"
-_WEIGHTED = "return self._sum_groups(self._weights(size)[:, :, None] * x).astype(x.dtype)"
+_WEIGHED = "        weights = self._weights(size)[:, :, None]\n"
 _COUNTED = "return self._sum_groups(self._sizes(size, np.float32)[:, :, None])[:, :, 0]"
-_DENSE = "(self.weights @ x.astype(working_dtype(x), copy=False)).astype(x.dtype)"
+_DENSE = "product(self.weights, x.astype(working_dtype(x), copy=False)).astype(x.dtype)"
 _VALUES = "        value = np.where(mask[:, None, :, None], value, np.zeros((), value.dtype))\n"
 _LOG_SIZE = "logits += np.log(size.astype(work))[:, None, None, :]"
 _PLACE = "place = inverse(descending(best))"
@@ -38,7 +38,7 @@ MUTANTS = (
         "Tokens are mixed on tensor cores: 10 bits of mantissa.",
         "patch_merger",
         ("plan", _ARRAY, _TEN_BITS),
-        ("plan", _DENSE, "(ten_bits(self.weights) @ ten_bits(x.astype(working_dtype(x)))).astype(x.dtype)"),
+        ("plan", _DENSE, "product(ten_bits(self.weights), ten_bits(x.astype(working_dtype(x)))).astype(x.dtype)"),
     ),
     bug(
         "similarity-in-single",
@@ -82,11 +82,7 @@ MUTANTS = (
         "PLAN-1",
         "Subnormal numbers of half-precision tokens are flushed to zero.",
         "tome",
-        (
-            "plan",
-            _WEIGHTED,
-            f"y = {_WEIGHTED[7:]}\n        return np.where(np.abs(y) < np.finfo(y.dtype).tiny, y.dtype.type(0), y)",
-        ),
+        ("plan", _WEIGHED, f"{_WEIGHED}        x = np.where(np.abs(x) < np.finfo(x.dtype).tiny, x.dtype.type(0), x)\n"),
         dtype="float16",
     ),
     bug(
@@ -123,12 +119,13 @@ MUTANTS = (
         "tome",
         (
             "plan",
-            _WEIGHTED,
-            "count, total = (\n"
+            _WEIGHED,
+            "        count, total = (\n"
             "            _gather_or_zero(self._sum_groups(each[:, :, None]), self.assignment)[:, :, 0]\n"
             "            for each in (np.ones_like(size), size)\n        )\n"
             "        size = np.where((count == 1) | (total == 0), 1, size)[:, :, None]\n"
-            "        return safe_divide(self._sum_groups(size * x), self._sum_groups(size)).astype(x.dtype)",
+            "        return safe_divide(self._sum_groups(size * x), self._sum_groups(size)).astype(x.dtype)\n"
+            + _WEIGHED,
         ),
     ),
     bug(

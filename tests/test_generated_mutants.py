@@ -60,7 +60,6 @@ NAME = next(iter(generated()))
 @pytest.mark.parametrize(
     ("text", "what"),
     [
-        ("a reason\n    no such mutant\n", "no such"),
         (f"    {NAME}\n", "plan"),
         (f"a\n    {NAME}\n    {NAME}\n", "plan"),
     ],

@@ -18,7 +18,8 @@ MUTANTS = (
         ("attention", "    check.attention(query, key, size, mask, scale)\n", ""),
         (
             "attention",
-            '    check.sample("attention", "value", value, "H N d", **check.attention(query, key, size, mask, scale))\n',
+            '    check.sample("attention", "value", value, "H N d", '
+            "**check.attention(query, key, size, mask, scale))\n",
             "",
         ),
         ("pooling", "    check.mean_pool(x, size, mask)\n", ""),

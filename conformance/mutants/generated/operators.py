@@ -102,11 +102,11 @@ def of_call(node: ast.expr) -> Made:
             axis = keyword.value.value
             more = ", " if others else ""
             yield "axis", f"{without[:-1]}{more}axis={axis - 1 if axis > 0 else axis + 1})"
-    for place, argument in enumerate(node.args):
+    for argument in node.args:
         if isinstance(argument, ast.Name) and argument.id in ("size", "mask") and name not in ("where", "check"):
-            others = [*map(ast.unparse, node.args[:place]), "None", *map(ast.unparse, node.args[place + 1 :])]
-            keywords = map(ast.unparse, node.keywords)
-            yield f"{argument.id} dropped", f"{ast.unparse(node.func)}({', '.join([*others, *keywords])})"
+            given = [ast.Constant(None) if each is argument else each for each in node.args]
+            arguments = ", ".join(map(ast.unparse, [*given, *node.keywords]))
+            yield f"{argument.id} dropped", f"{ast.unparse(node.func)}({arguments})"
 
 
 def of_attribute(node: ast.expr) -> Made:

@@ -220,7 +220,10 @@ MUTANTS = (
         "load_params keeps the arrays that it was given.",
         "ltm",
         "merger",
-        ("np.array(params[name], dtype=value.dtype)", "np.asarray(params[name], dtype=value.dtype)"),
+        (
+            "arguments.parameter(self.NAME, name, params[name], value.dtype)",
+            "np.asarray(params[name], dtype=value.dtype)",
+        ),
     ),
     _mutant(
         "options-in-another-order",

@@ -168,8 +168,8 @@ MUTANTS = (
         "Half-precision tokens are unmerged to float32.",
         "ltm",
         (
-            "(self.share() @ y.astype(working_dtype(y), copy=False)).astype(y.dtype)",
-            "self.share() @ y.astype(working_dtype(y))",
+            "product(self.share(), y.astype(working_dtype(y), copy=False)).astype(y.dtype)",
+            "product(self.share(), y.astype(working_dtype(y)))",
         ),
         dtype="float16",
     ),

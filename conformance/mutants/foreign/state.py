@@ -178,7 +178,11 @@ MUTANTS = (
         "CALL-11",
         "load_params keeps the caller's arrays: who changes them later changes the merger.",
         "patch_merger ltm",
-        ("merger", "np.array(params[name], dtype=value.dtype)", "np.asarray(params[name], dtype=value.dtype)"),
+        (
+            "merger",
+            "arguments.parameter(self.NAME, name, params[name], value.dtype)",
+            "np.asarray(params[name], dtype=value.dtype)",
+        ),
     ),
     bug(
         "normalized-before-checking",

@@ -15,6 +15,7 @@ from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
 
+from tokenmerge.spec.mergers import MERGERS as DESCRIPTIONS
 from tokenmerge.spec.shared.arguments import check_integer, check_names, shown
 from tokenmerge.spec.shared.vit_config import ViTConfig
 
@@ -28,15 +29,6 @@ _MODULES = {
     "jax": "tokenmerge.backends.jax",
 }
 _NEEDS = {"torch": ("torch",), "jax": ("jax", "flax")}
-
-# The options of every merger, in the order of its constructor (docs/backends.md); a backend has no others.
-OPTIONS = {
-    "tome": ("r", "protected", "order", "matching", "k"),
-    "ats": ("max_tokens", "score", "sampling"),
-    "patch_merger": ("dim", "num_tokens_out", "logit_scale", "normalize", "use_bias", "eps", "seed"),
-    "ltm": ("dim", "compression_ratio", "protected", "prior_smoothing"),
-}
-_REQUIRED = {"ats": ("max_tokens",), "patch_merger": ("dim", "num_tokens_out"), "ltm": ("dim", "compression_ratio")}
 
 
 @dataclass(frozen=True)
@@ -178,14 +170,14 @@ def get_merger(name: str, *, backend: str = "numpy", **config: Any) -> Any:
     >>> out.tokens.shape, out.plan.unmerge(out.tokens).shape
     ((2, 13, 8), (2, 17, 8))
     """
-    if not isinstance(name, str) or name not in OPTIONS:
-        close = difflib.get_close_matches(str(name).lower(), OPTIONS, n=1)
+    if not isinstance(name, str) or name not in DESCRIPTIONS:
+        close = difflib.get_close_matches(str(name).lower(), DESCRIPTIONS, n=1)
         hint = f" (did you mean {close[0]!r}?)" if close else ""
-        names = ", ".join(repr(each) for each in OPTIONS)
+        names = ", ".join(repr(each) for each in DESCRIPTIONS)
         error = ValueError if isinstance(name, str) else TypeError
         raise error(f"get_merger: `name` must be one of {names}, got {shown(name)}{hint}")
-    check_names(name, config, OPTIONS[name], "option")
-    for option in _REQUIRED.get(name, ()):
+    check_names(name, config, DESCRIPTIONS[name].options, "option")
+    for option in DESCRIPTIONS[name].required:
         if option not in config:
             raise TypeError(f"{name}: `{option}` must be given, got nothing")
     module = get_backend(backend)

@@ -24,14 +24,21 @@ Rules:
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tokenmerge.spec.plan import SelectionPlan
 from tokenmerge.spec.precision import working_dtype
-from tokenmerge.spec.shared.arguments import check_ats
+from tokenmerge.spec.shared.arguments import check_ats, check_choice, check_integer
 from tokenmerge.spec.shared.calls import Calls
+from tokenmerge.spec.shared.description import REQUIRED, Description, Merging, Move, integers, one_or_many
+
+if TYPE_CHECKING:
+    from tokenmerge.spec.shared.vit_config import ViTConfig
+    from tokenmerge.spec.shared.vit_steps import Step
 
 Array = np.ndarray[Any, Any]
 check = Calls(np.ndarray, batched=False)
@@ -170,3 +177,67 @@ def _released(significance: Array, real: Array, max_tokens: int) -> list[int]:
     steps, whole = (np.arange(max_tokens), max_tokens - 1) if max_tokens > 1 else (np.ones(1, int), 1)
     distance = np.abs(whole * (c - first) - steps[:, None] * (last - first))
     return [int(ranking[row.argmin()]) for row in distance.astype(c.dtype)]
+
+
+# In a network
+
+
+@dataclass(frozen=True)
+class ATSMerging(Merging):
+    """Adaptive token sampling inside attention, scored from the class row (arXiv 2111.15667).
+
+    Attributes:
+        max_tokens: most tokens that a block keeps, class, distillation and register tokens not counted: one number for
+            every block it is meant for, or one each for the first, second, ... of them; the others sample nothing then.
+            A block that has no more than that keeps all.
+        score: "per_head" or "concat", see `plan`.
+    """
+
+    max_tokens: int | tuple[int, ...]
+    score: str = "per_head"
+
+    def __post_init__(self) -> None:
+        if isinstance(self.max_tokens, Iterable) and not isinstance(self.max_tokens, str):
+            object.__setattr__(self, "max_tokens", tuple(self.max_tokens))
+        for budget in self.max_tokens if isinstance(self.max_tokens, tuple) else (self.max_tokens,):
+            check_integer("ATSMerging", "max_tokens", budget, minimum=1)
+        check_choice("ATSMerging", "score", self.score, ("per_head", "concat"))
+
+    def spread(self, config: ViTConfig, blocks: list[int], whole: bool) -> Iterator[tuple[int, int]]:
+        if not config.class_token:
+            raise ValueError("ViTConfig: `class_token` must be True with ATSMerging, whose scores are its, got False")
+        budgets = self.max_tokens if isinstance(self.max_tokens, tuple) else (self.max_tokens,) * len(blocks)
+        if len(budgets) > len(blocks):
+            raise ValueError(
+                f"ATSMerging: `max_tokens` must have at most {len(blocks)} entries, one per block, got {len(budgets)}"
+            )
+        yield from zip(blocks, budgets, strict=False)
+
+    def move(self, amount: int, tokens: int, prefix: int) -> Move:
+        return Move(prefix + min(amount, tokens - prefix), (("max_tokens", amount), ("score", self.score)))
+
+
+def _multiply_adds(step: Step, config: ViTConfig) -> int:
+    """The class row, in every head."""
+    return step.tokens_in * config.dim
+
+
+DESCRIPTION = Description(
+    name="ats",
+    title="ATS",
+    rules="ATS",
+    options={"max_tokens": REQUIRED, "score": "per_head", "sampling": "inverse_transform"},
+    inputs={"attn": "H N", "value": "H N d"},
+    decides=True,
+    place="attention",
+    merging=ATSMerging,
+    knob="max_tokens",
+    read=lambda text: one_or_many(integers(text)),
+    symbol="K",
+    hint="most tokens of a block, or one number each for the first blocks",
+    multiply_adds=_multiply_adds,
+    plan=plan,
+    sizes="kept",
+    pads=True,
+)
+ATSMerging.DESCRIPTION = DESCRIPTION

@@ -20,16 +20,29 @@ Rules:
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tokenmerge.spec.plan import DensePlan
 from tokenmerge.spec.precision import working_dtype
-from tokenmerge.spec.shared.arguments import check_ltm
+from tokenmerge.spec.shared.arguments import check_ltm, check_real
 from tokenmerge.spec.shared.calls import Calls
+from tokenmerge.spec.shared.description import (
+    REQUIRED,
+    Description,
+    Merging,
+    Move,
+    check_prefix_option,
+    protected_tokens,
+)
 from tokenmerge.spec.shared.schedule import ltm_tokens_out
 from tokenmerge.spec.softmax import softmax
+
+if TYPE_CHECKING:
+    from tokenmerge.spec.shared.vit_config import ViTConfig
+    from tokenmerge.spec.shared.vit_steps import Step
 
 Array = np.ndarray[Any, Any]
 check = Calls(np.ndarray, batched=False)
@@ -122,3 +135,63 @@ def chain(plan: DensePlan, protected: int = 0) -> Array:
     """
     protected = check.chain(plan, protected, DensePlan)
     return plan.weights[protected:, protected:].T
+
+
+# In a network
+
+
+@dataclass(frozen=True)
+class LTMMerging(Merging):
+    """Learnable token merging between attention and MLP (arXiv 2407.15219).
+
+    Attributes:
+        compression_ratio: rho in (0, 1].
+        protected: leading tokens that are copied through; None for class, distillation and register tokens.
+        prior_smoothing: epsilon, see `plan`.
+    """
+
+    compression_ratio: float
+    protected: int | None = None
+    prior_smoothing: float = 0.1
+
+    def __post_init__(self) -> None:
+        check_real("LTMMerging", "compression_ratio", self.compression_ratio, 0.0, 1.0, "(0, 1]")
+        check_prefix_option("LTMMerging", self.protected)
+        check_real("LTMMerging", "prior_smoothing", self.prior_smoothing, 0.0, 1.0, "[0, 1]")
+
+    def move(self, amount: int, tokens: int, prefix: int) -> Move:
+        protected = protected_tokens(self.protected, prefix, tokens)
+        shape = (tokens - protected, ltm_tokens_out(tokens - protected, self.compression_ratio))
+        options = (
+            ("compression_ratio", self.compression_ratio),
+            ("protected", protected),
+            ("prior_smoothing", self.prior_smoothing),
+        )
+        return Move(protected + shape[1], options, shape)
+
+
+def _multiply_adds(step: Step, config: ViTConfig) -> int:
+    """Targets, step and merge, of the tokens that are not protected."""
+    protected = dict(step.options)["protected"]
+    return 3 * (step.tokens_in - protected) * (step.tokens_out - protected) * config.dim
+
+
+DESCRIPTION = Description(
+    name="ltm",
+    title="LTM",
+    rules="LTM",
+    options={"dim": REQUIRED, "compression_ratio": REQUIRED, "protected": 0, "prior_smoothing": 0.1},
+    inputs={"x": "N C"},
+    decides=False,
+    place="mlp",
+    merging=LTMMerging,
+    knob="compression_ratio",
+    read=float,
+    symbol="ρ",
+    hint="share of the tokens that a block leaves",
+    multiply_adds=_multiply_adds,
+    plan=plan,
+    hand_on=chain,
+    parameters={"weight": "C"},
+)
+LTMMerging.DESCRIPTION = DESCRIPTION

@@ -16,15 +16,24 @@ Rules:
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from tokenmerge.spec.plan import DensePlan
 from tokenmerge.spec.precision import working_dtype
-from tokenmerge.spec.shared.arguments import check_patch_merger
+from tokenmerge.spec.shared.arguments import check_integer, check_patch_merger, check_real
 from tokenmerge.spec.shared.calls import Calls
+from tokenmerge.spec.shared.description import REQUIRED, Description, Merging, Move
 from tokenmerge.spec.softmax import softmax
+
+if TYPE_CHECKING:
+    from tokenmerge.spec.shared.vit_config import ViTConfig
+    from tokenmerge.spec.shared.vit_steps import Step
 
 Array = np.ndarray[Any, Any]
 check = Calls(np.ndarray, batched=False)
@@ -95,3 +104,93 @@ def plan(
     factor = normalized.dtype.type(c**-0.5 if logit_scale is None else logit_scale)
     logits = factor * (queries.astype(normalized.dtype) @ normalized.T)
     return DensePlan(softmax(logits if mask is None else np.where(mask, logits, -np.inf)))
+
+
+# In a network
+
+
+@dataclass(frozen=True)
+class PatchMergerMerging(Merging):
+    """PatchMerger between two blocks; its tokens are the pooled ones (arXiv 2202.12015).
+
+    Attributes:
+        layer: number of blocks before it; None for `depth // 2`, and for the block it is given to in a
+            per-block mapping.
+        num_tokens_out: M.
+        logit_scale: None for `C**-0.5`.
+    """
+
+    layer: int | None = None
+    num_tokens_out: int = 8
+    logit_scale: float | None = None
+
+    # it leaves no class token; the last norm stays where a checkpoint of a class-token network has it
+    NETWORK: ClassVar[Mapping[str, Any]] = MappingProxyType({"pool": "mean", "fc_norm": False})
+
+    def __post_init__(self) -> None:
+        if self.layer is not None:
+            check_integer("PatchMergerMerging", "layer", self.layer, minimum=1)
+        check_integer("PatchMergerMerging", "num_tokens_out", self.num_tokens_out, minimum=1)
+        if self.logit_scale is not None:
+            check_real("PatchMergerMerging", "logit_scale", self.logit_scale, -math.inf, math.inf, "(-inf, inf)")
+
+    def spread(self, config: ViTConfig, blocks: list[int], whole: bool) -> Iterator[tuple[int, int]]:
+        if config.pool != "mean":
+            raise ValueError(
+                "ViTConfig: `pool` must be 'mean' with PatchMergerMerging, which leaves no class token, "
+                f"got {config.pool!r}"
+            )
+        if not whole and len(blocks) != 1:
+            raise ValueError(f"ViTConfig: `merging` must give PatchMergerMerging one block, got {len(blocks)}")
+        layer = self.layer
+        if layer is None:
+            layer = max(config.depth // 2, 1) if whole else blocks[0] + 1
+        if not whole and layer != blocks[0] + 1:
+            raise ValueError(f"PatchMergerMerging: `layer` must be None or {blocks[0] + 1} here, got {layer}")
+        if layer > config.depth:
+            raise ValueError(f"PatchMergerMerging: `layer` must be at most depth = {config.depth}, got {layer}")
+        yield layer - 1, 0
+
+    def move(self, amount: int, tokens: int, prefix: int) -> Move:
+        return Move(self.num_tokens_out, (("logit_scale", self.logit_scale),))
+
+
+def _multiply_adds(step: Step, config: ViTConfig) -> int:
+    """Logits, and the merge."""
+    return 2 * step.tokens_out * step.tokens_in * config.dim
+
+
+def _values(x: Array, mask: Array | None, *, scale: Array, bias: Array, **_: Array) -> Array:
+    """Its own LayerNorm of the tokens."""
+    return inputs(x, scale, bias, True, 1e-5, mask)
+
+
+DESCRIPTION = Description(
+    name="patch_merger",
+    title="PatchMerger",
+    rules="PM",
+    options={
+        "dim": REQUIRED,
+        "num_tokens_out": REQUIRED,
+        "logit_scale": None,
+        "normalize": True,
+        "use_bias": True,
+        "eps": 1e-5,
+        "seed": 0,
+    },
+    inputs={"x": "N C"},
+    decides=False,
+    place="block",
+    merging=PatchMergerMerging,
+    knob="num_tokens_out",
+    read=int,
+    symbol="M",
+    hint="tokens it makes, after half of the blocks",
+    multiply_adds=_multiply_adds,
+    plan=plan,
+    values=_values,
+    parameters={"queries": "M C", "scale": "C", "bias": "C"},
+    sizes="fresh",
+    ends_prefix=True,
+)
+PatchMergerMerging.DESCRIPTION = DESCRIPTION

@@ -28,16 +28,30 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tokenmerge.spec.plan import PartitionPlan
 from tokenmerge.spec.precision import working_dtype
-from tokenmerge.spec.shared.arguments import check_tome
+from tokenmerge.spec.shared.arguments import check_choice, check_flag, check_tome
 from tokenmerge.spec.shared.calls import Calls
-from tokenmerge.spec.shared.schedule import kth_width, tokens_removed
+from tokenmerge.spec.shared.description import (
+    Description,
+    Merging,
+    Move,
+    check_prefix_option,
+    integers,
+    one_or_many,
+    protected_tokens,
+)
+from tokenmerge.spec.shared.schedule import kth_width, merge_schedule, tokens_removed
+
+if TYPE_CHECKING:
+    from tokenmerge.spec.shared.vit_config import ViTConfig
+    from tokenmerge.spec.shared.vit_steps import Step
 
 Array = np.ndarray[Any, Any]
 check = Calls(np.ndarray, batched=False)
@@ -186,3 +200,75 @@ def _assign(n: int, survivors: Sequence[int], sources: Array, targets: Array) ->
 
 def _slots_used(groups: Array) -> int:
     return int(groups.max(initial=-1)) + 1
+
+
+# In a network
+
+
+@dataclass(frozen=True)
+class ToMeMerging(Merging):
+    """Bipartite soft matching between attention and MLP, on the keys averaged over heads (arXiv 2210.09461).
+
+    Attributes:
+        r: tokens to remove per block, a schedule as in `merge_schedule` over the blocks it is meant for.
+        prop_attn: whether attention counts a token as often as it has patches, from the first of these blocks on; for
+            weights that were trained with labels and without merging, and not for those of MAE off the shelf.
+        order: output order, see `plan`.
+        protected: leading tokens that never merge; None for class, distillation and register tokens.
+    """
+
+    r: int | tuple[int, float] | list[int]
+    prop_attn: bool = True
+    order: str = "grouped"
+    protected: int | None = None
+
+    def __hash__(self) -> int:
+        return hash(repr(self))  # a schedule may be a list
+
+    def __post_init__(self) -> None:
+        check_choice("ToMeMerging", "order", self.order, ("grouped", "positional", "score"))
+        check_flag("ToMeMerging", "prop_attn", self.prop_attn)
+        check_prefix_option("ToMeMerging", self.protected)
+
+    @property
+    def proportional(self) -> bool:
+        return self.prop_attn
+
+    def spread(self, config: ViTConfig, blocks: list[int], whole: bool) -> Iterator[tuple[int, int]]:
+        schedule = merge_schedule(self.r, max(len(blocks), 1))
+        free = max(config.num_tokens - protected_tokens(self.protected, config.prefix_tokens, config.num_tokens), 0)
+        if max(schedule) > free // 2:
+            raise ValueError(
+                f"ToMeMerging: `r` must be at most {free // 2}, half of the {free} tokens that may merge, "
+                f"got {self.r!r}"
+            )
+        yield from zip(blocks, schedule, strict=False)
+
+    def move(self, amount: int, tokens: int, prefix: int) -> Move:
+        protected = protected_tokens(self.protected, prefix, tokens)
+        options = (("r", amount), ("protected", protected), ("order", self.order))
+        return Move(tokens - tokens_removed(tokens, amount, protected), options)
+
+
+def _multiply_adds(step: Step, config: ViTConfig) -> int:
+    """Similarities of every even with every odd token, on the mean of the heads' keys."""
+    return -(-step.tokens_in // 2) * (step.tokens_in // 2) * config.head_dim
+
+
+DESCRIPTION = Description(
+    name="tome",
+    title="ToMe",
+    rules="TOME",
+    options={"r": None, "protected": 0, "order": "grouped", "matching": "bipartite", "k": None},
+    inputs={"metric": "N D"},
+    decides=True,
+    place="mlp",
+    merging=ToMeMerging,
+    knob="r",
+    read=lambda text: one_or_many(integers(text)),
+    symbol="r",
+    hint="tokens to remove per block, or one number each",
+    multiply_adds=_multiply_adds,
+    plan=plan,
+)
+ToMeMerging.DESCRIPTION = DESCRIPTION

@@ -21,17 +21,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tokenmerge.spec import ats, ltm, patch_merger, tome
 from tokenmerge.spec.attention import attention, attention_weights
 from tokenmerge.spec.patch_merger import layer_norm
 from tokenmerge.spec.plan import DensePlan, PartitionPlan, Plan, SelectionPlan, compose
 from tokenmerge.spec.pooling import mean_pool
 from tokenmerge.spec.precision import working_dtype
+from tokenmerge.spec.shared.calls import Calls
 from tokenmerge.spec.shared.vit_config import ViTConfig
 from tokenmerge.spec.shared.vit_steps import Step, steps
 
 Array = np.ndarray[Any, Any]
 Params = Mapping[str, Array]
+check = Calls(np.ndarray, batched=False)
 
 
 class ViTOutput(NamedTuple):
@@ -92,14 +93,14 @@ def vit(image: Array, params: Params, config: ViTConfig) -> ViTOutput:
     Raises:
         TypeError, ValueError: an image of another type or shape, or a configuration that contradicts itself.
 
-    >>> from tokenmerge.spec.shared.vit_config import ToMeMerging
+    >>> from tokenmerge import ToMeMerging
     >>> from tokenmerge.spec.shared.vit_parameters import initial_parameters
     >>> config = ViTConfig(image_size=16, patch_size=4, dim=8, depth=2, heads=2, merging=ToMeMerging(r=4))
     >>> out = vit(np.ones((16, 16, 3)), initial_parameters(config), config)
     >>> out.logits.shape, out.tokens.shape, float(out.size.sum())
     ((1000,), (9, 8), 17.0)
     """
-    tome.check.array("vit", "image", image, "height width channels", **config.image_axes)
+    check.array("vit", "image", image, "height width channels", **config.image_axes)
     stream = Stream(embed(image, params, config))
     plans, sizes = [], []
     for index, step in enumerate(steps(config)):
@@ -131,51 +132,67 @@ def block(stream: Stream, params: Params, config: ViTConfig, step: Step) -> tupl
     plan: Plan | None = None
     query, key, value = heads(norm(x, params, "norm1", config), params, config)
     counted = size if step.proportional else None
-    options: dict[str, Any] = dict(step.options)
-    if step.merger == "ats":
+    if step.place == "attention":
         row = attention_weights(query[:, :1], key, size=counted, mask=mask)[:, 0]
-        plan = sample(row, value, step.prefix, mask=mask, **options)
+        plan = sample(step, row, value, mask)
         query = np.stack([plan.merge(one) for one in query])
     attended = attention(query, key, value, size=counted, mask=mask)
     attended = attended.transpose(1, 0, 2).reshape(-1, config.dim)
     branch = scale(linear(attended, params["attn.proj.weight"], params["attn.proj.bias"]), params, "ls1.gamma")
-    if step.merger == "tome":
-        x = x + branch
-        plan = tome.plan(key.astype(working_dtype(key.dtype)).mean(axis=0), mask=mask, **options)
-    elif step.merger == "ltm":
-        x = clear(x + branch, mask)
-        given = prior if step.chained else None
-        made = ltm.plan(x, weight=params["merger.weight"], prior=given, mask=mask, **options)
-        plan, prior = made, ltm.chain(made, options["protected"])
-    elif plan is None:
-        x = x + branch
     if plan is not None:
-        size = np.ones(len(x), working_dtype(x.dtype)) if size is None else size  # no coarser than the tokens
-        x = plan.merge(x, size) + (branch if step.merger == "ats" else 0)
-        size, mask = plan.merge_size(size), plan.mask
-    hidden = gelu(linear(norm(x, params, "norm2", config), params["mlp.fc1.weight"], params["mlp.fc1.bias"]))
-    x = x + scale(linear(hidden, params["mlp.fc2.weight"], params["mlp.fc2.bias"]), params, "ls2.gamma")
-    if step.merger == "patch_merger":
-        queries, gain, bias = (params[f"merger.{name}"] for name in ("queries", "scale", "bias"))
-        plan = patch_merger.plan(x, queries=queries, scale=gain, bias=bias, mask=mask, **options)
-        given = patch_merger.inputs(x, gain, bias, True, 1e-5, mask)
-        x, size, mask = plan.merge(given).astype(x.dtype), None, None
-    return Stream(x, size, mask, prior), plan
+        stream = merged(plan, Stream(x, size, mask, prior))
+        stream = stream._replace(x=stream.x + branch)  # of the chosen tokens only
+    else:
+        stream = Stream(x + branch, size, mask, prior)
+    if step.place == "mlp":
+        plan, stream = decide(step, stream, params, key)
+    hidden = gelu(linear(norm(stream.x, params, "norm2", config), params["mlp.fc1.weight"], params["mlp.fc1.bias"]))
+    x = stream.x + scale(linear(hidden, params["mlp.fc2.weight"], params["mlp.fc2.bias"]), params, "ls2.gamma")
+    stream = stream._replace(x=x)
+    if step.place == "block":
+        plan, stream = decide(step, stream, params, key)
+    return stream, plan
 
 
-def sample(row: Array, value: Array, prefix: int, *, mask: Array | None, max_tokens: int, score: str) -> SelectionPlan:
+def decide(step: Step, stream: Stream, params: Params, key: Array) -> tuple[Plan, Stream]:
+    """The plan of a block's merger from what it reads, and the merged stream."""
+    merger = step.description
+    assert merger is not None
+    x, size, mask, prior = stream
+    if "x" in merger.inputs:
+        x = clear(x, mask)
+    sources = {"x": x, "metric": key.astype(working_dtype(key.dtype)).mean(axis=0)}
+    learned = {name: params[f"merger.{name}"] for name in merger.parameters}
+    given = {"prior": prior} if step.chained else {}
+    options = dict(step.options)
+    plan = merger.plan(*(sources[name] for name in merger.inputs), mask=mask, **learned, **options, **given)
+    if merger.hand_on is not None:
+        prior = merger.hand_on(plan, options["protected"])
+    if merger.values is not None:
+        return plan, Stream(plan.merge(merger.values(x, mask, **learned)).astype(x.dtype), None, None, prior)
+    return plan, merged(plan, Stream(x, size, mask, prior))
+
+
+def merged(plan: Plan, stream: Stream) -> Stream:
+    """The tokens through a plan, sizes and mask with them."""
+    x, size, _, prior = stream
+    size = np.ones(len(x), working_dtype(x.dtype)) if size is None else size  # no coarser than the tokens
+    return Stream(plan.merge(x, size), plan.merge_size(size), plan.mask, prior)
+
+
+def sample(step: Step, row: Array, value: Array, mask: Array | None) -> SelectionPlan:
     """ATS on the class token and the patches; the other tokens in front are kept and not scored.
 
     Args:
-        row: `(H,N)`, the class token's attention; value: `(H,N,d)`; prefix: tokens in front of the patches.
+        row: `(H,N)`, the class token's attention; value: `(H,N,d)`; mask: `(N,)`.
     """
-    seen = np.r_[0, prefix : row.shape[1]]
-    plan = ats.plan(
-        row[:, seen], value[:, seen], max_tokens=max_tokens, score=score, mask=None if mask is None else mask[seen]
-    )
+    assert step.description is not None
+    seen = np.r_[0, step.prefix : row.shape[1]]
+    seen_mask = None if mask is None else mask[seen]
+    plan = step.description.plan(row[:, seen], value[:, seen], mask=seen_mask, **dict(step.options))
     assert plan.mask is not None
-    others = np.arange(1, prefix)
-    indices = np.concatenate([[0], others, np.where(plan.mask, plan.indices + prefix - 1, 0)[1:]])
+    others = np.arange(1, step.prefix)
+    indices = np.concatenate([[0], others, np.where(plan.mask, plan.indices + step.prefix - 1, 0)[1:]])
     filled = np.concatenate([plan.mask[:1], np.ones(len(others), bool), plan.mask[1:]])
     return SelectionPlan(indices.astype(int), filled, row.shape[1])
 
@@ -185,7 +202,7 @@ def head(stream: Stream, params: Params, config: ViTConfig, last: Step) -> tuple
     x = stream.x if config.pools_before_norm else norm(stream.x, params, "norm", config)
     x = clear(x, stream.mask)
     if config.pool == "mean":
-        first = 0 if last.merger == "patch_merger" else last.prefix
+        first = last.prefix_out
         pooled = mean_pool(
             x[first:],
             size=None if stream.size is None else stream.size[first:],

@@ -65,7 +65,7 @@ def test_textbook_patch_merger_and_ltm_are_ours() -> None:
 
 
 @pytest.mark.parametrize("backend", ["numpy", "torch", "jax"])
-@pytest.mark.parametrize("operation", operators.SHAPES)
+@pytest.mark.parametrize("operation", operators.OPERATIONS)
 def test_every_operator_runs_in_every_backend(operation: str, backend: str) -> None:
     for case in operators.cases(operation, Subject(backend), TINY[operation]):
         case.ours()

@@ -167,7 +167,7 @@ def fed(monkeypatch: pytest.MonkeyPatch, config: ViTConfig, normalization: str) 
         ("tome", {"r": 4}, ToMeMerging(r=4)),
         ("tome", {"r": "16, 8,0"}, ToMeMerging(r=[16, 8, 0])),
         ("ats", {"max_tokens": "100,50"}, ATSMerging((100, 50))),
-        ("ats", {"max_tokens": 100}, ATSMerging((100,))),
+        ("ats", {"max_tokens": 100}, ATSMerging(100)),
         ("patch_merger", {"num_tokens_out": 8}, PatchMergerMerging(num_tokens_out=8)),
         ("ltm", {"compression_ratio": 0.5}, LTMMerging(0.5)),
         ("none", {}, None),

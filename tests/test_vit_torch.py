@@ -11,6 +11,7 @@ import vit_cases
 from tokenmerge import ATSMerging, LTMMerging, PatchMergerMerging, ToMeMerging, ViTConfig, get_vit
 from tokenmerge.backends.torch.vit import PatchEmbed
 from tokenmerge.spec.shared.vit_parameters import initial_parameters
+from tokenmerge.spec.shared.vit_steps import steps
 
 torch = pytest.importorskip("torch")
 
@@ -249,3 +250,25 @@ def test_merging_that_does_not_fit(backend: str, options: dict[str, Any], senten
 def test_configuration_that_contradicts_itself(options: dict[str, Any], sentence: str) -> None:
     with pytest.raises(ValueError, match=f"^{sentence}"):
         ViTConfig(**vit_cases.BASE | options)
+
+
+def test_a_masked_class_token_is_kept_as_in_the_spec_and_in_numpy() -> None:
+    """ATS behind a mask in which the class token itself is padding: the other tokens in front stay all the same."""
+    from tokenmerge.backends.numpy import vit as numpy_vit
+    from tokenmerge.backends.torch import vit as torch_vit
+    from tokenmerge.spec import vit as spec_vit
+
+    config = ViTConfig(
+        image_size=16, patch_size=4, dim=8, depth=1, heads=2, register_tokens=2, merging=ATSMerging((2,))
+    )
+    (step,) = steps(config)
+    rng = np.random.default_rng(0)
+    row, value = rng.random((1, 2, config.num_tokens)), rng.standard_normal((1, 2, config.num_tokens, 4))
+    mask = np.ones((1, config.num_tokens), bool)
+    mask[0, 0] = False
+    wanted = spec_vit.sample(step, row[0], value[0], mask[0])
+    ours = numpy_vit.sample(step, row, value, mask)
+    merger = torch_vit._merger(config, step)
+    theirs = torch_vit.sample(merger, *(torch.from_numpy(each) for each in (row, value)), 3, torch.from_numpy(mask))
+    assert wanted.mask.tolist() == ours.mask[0].tolist() == theirs.mask[0].tolist() == [False, True, True, True, True]
+    assert wanted.indices.tolist() == ours.indices[0].tolist() == theirs.indices[0].tolist()

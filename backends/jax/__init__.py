@@ -13,6 +13,7 @@ import numpy as np
 from tokenmerge.backends.jax import ats, attention, information_bottleneck, ltm, patch_merger, plan, pooling, tome, vit
 from tokenmerge.backends.jax.ats import ATS
 from tokenmerge.backends.jax.ltm import LTM
+from tokenmerge.backends.jax.mergers import MERGERS
 from tokenmerge.backends.jax.patch_merger import PatchMerger
 from tokenmerge.backends.jax.plan import DensePlan, PartitionPlan, SelectionPlan, compose
 from tokenmerge.backends.jax.tome import ToMe
@@ -20,7 +21,6 @@ from tokenmerge.backends.jax.vit import ViT
 
 NAME = "jax"
 VERSION = jax.__version__
-MERGERS = {"tome": ToMe, "ats": ATS, "patch_merger": PatchMerger, "ltm": LTM}
 DTYPES = ("float16", "bfloat16", "float32", "float64")  # float64 where JAX's x64 mode is on, see `context`
 COMPILES = True  # once per shape and option: the conformance suite then draws few of them
 

@@ -198,6 +198,7 @@ class ATS(Merger):
     """
 
     NAME = "ats"
+    FUNCTION = staticmethod(plan)
 
     def __init__(self, max_tokens: int, score: str = "per_head", sampling: str = "inverse_transform") -> None:
         arguments.check_ats(max_tokens, score, sampling)

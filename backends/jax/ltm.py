@@ -140,6 +140,8 @@ class LTM(Merger):
     """
 
     NAME = "ltm"
+    FUNCTION = staticmethod(plan)
+    HAND_ON = staticmethod(chain)
     PARAMETERS = ("weight",)
 
     def __init__(self, dim: int, compression_ratio: float, protected: int = 0, prior_smoothing: float = 0.1) -> None:

@@ -122,6 +122,11 @@ def _row(vector: Array, x: Array) -> Array:
     return jnp.asarray(vector).astype(x.dtype).reshape((1,) * (x.ndim - 1) + (-1,))
 
 
+def _values(x: Array, mask: Array | None, *, scale: Array, bias: Array, **_: Array) -> Array:
+    """What is mixed in a network: its own LayerNorm of the tokens."""
+    return inputs(x, scale, bias, True, 1e-5, mask)
+
+
 class PatchMerger(Merger):
     """`num_tokens_out` learned queries, each a mixture of all tokens.
 
@@ -137,6 +142,8 @@ class PatchMerger(Merger):
     """
 
     NAME = "patch_merger"
+    FUNCTION = staticmethod(plan)
+    VALUES = staticmethod(_values)
     PARAMETERS = ("queries", "scale", "bias")
 
     def __init__(

@@ -19,6 +19,7 @@ from tokenmerge.backends.numpy import (
 )
 from tokenmerge.backends.numpy.ats import ATS
 from tokenmerge.backends.numpy.ltm import LTM
+from tokenmerge.backends.numpy.mergers import MERGERS
 from tokenmerge.backends.numpy.patch_merger import PatchMerger
 from tokenmerge.backends.numpy.plan import DensePlan, PartitionPlan, SelectionPlan, compose
 from tokenmerge.backends.numpy.tome import ToMe
@@ -26,7 +27,6 @@ from tokenmerge.backends.numpy.vit import ViT
 
 NAME = "numpy"
 VERSION = np.__version__
-MERGERS = {"tome": ToMe, "ats": ATS, "patch_merger": PatchMerger, "ltm": LTM}
 DTYPES = ("float16", "float32", "float64")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -13,9 +13,18 @@ Array = np.ndarray[Any, Any]
 
 
 class Merger:
-    """Base of the mergers; `PARAMETERS` are the attributes that are learned."""
+    """Base of the mergers; `PARAMETERS` are the attributes that are learned.
+
+    Attributes:
+        FUNCTION: the pure function that plans.
+        VALUES: what is mixed in place of the tokens, from tokens, mask and parameters; None for the tokens themselves.
+        HAND_ON: the mask inside a plan, for the next block of a network; None where nothing is handed on.
+    """
 
     NAME: str
+    FUNCTION: Callable[..., Any]
+    VALUES: Callable[..., Any] | None = None
+    HAND_ON: Callable[..., Any] | None = None
     PARAMETERS: tuple[str, ...] = ()
 
     def params(self) -> dict[str, Array]:

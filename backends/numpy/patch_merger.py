@@ -98,6 +98,11 @@ def _plan_and_inputs(
     return DensePlan(softmax(logits)), normalized
 
 
+def _values(x: Array, mask: Array | None, *, scale: Array, bias: Array, **_: Array) -> Array:
+    """What is mixed in a network: its own LayerNorm of the tokens."""
+    return inputs(x, scale, bias, True, 1e-5, mask)
+
+
 class PatchMerger(Merger):
     """`num_tokens_out` learned queries, each a mixture of all tokens.
 
@@ -113,6 +118,8 @@ class PatchMerger(Merger):
     """
 
     NAME = "patch_merger"
+    FUNCTION = staticmethod(plan)
+    VALUES = staticmethod(_values)
     PARAMETERS = ("queries", "scale", "bias")
 
     def __init__(

@@ -186,6 +186,7 @@ class ToMe(Merger):
     """
 
     NAME = "tome"
+    FUNCTION = staticmethod(plan)
 
     def __init__(
         self,

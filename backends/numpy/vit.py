@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.special import erf
 
-from tokenmerge.backends.numpy import ats, ltm, patch_merger, tome
 from tokenmerge.backends.numpy.attention import attention, attention_weights
 from tokenmerge.backends.numpy.check import check
+from tokenmerge.backends.numpy.mergers import MERGERS
 from tokenmerge.backends.numpy.patch_merger import layer_norm
 from tokenmerge.backends.numpy.plan import PartitionPlan, Plan, SelectionPlan, compose_layers
 from tokenmerge.backends.numpy.pooling import mean_pool
@@ -151,54 +151,72 @@ def embed(images: Array, params: Params, config: ViTConfig) -> Array:
 
 def block(stream: Stream, params: Params, config: ViTConfig, step: Step) -> tuple[Stream, Plan | None]:
     """One block and its merger."""
-    x, size, mask, prior = stream
+    x, size, mask, _ = stream
     plan: Plan | None = None
     query, key, value = heads(norm(x, params, "norm1", config), params, config)
     counted = size if step.proportional else None
-    options: dict[str, Any] = dict(step.options)
-    if step.merger == "ats":
+    if step.place == "attention":
         row = attention_weights(query[:, :, :1], key, size=counted, mask=mask)[:, :, 0]
-        plan = sample(row, value, step.prefix, mask=mask, **options)
+        plan = sample(step, row, value, mask)
         query = take_queries(query, plan)
     attended = attention(query, key, value, size=counted, mask=mask)
     attended = np.swapaxes(attended, 1, 2).reshape(len(x), query.shape[2], config.dim)
     branch = scale(linear(attended, params["attn.proj.weight"], params["attn.proj.bias"]), params, "ls1.gamma")
-    if step.merger == "tome":
-        x = x + branch
-        plan = tome.plan(key.astype(working_dtype(key), copy=False).mean(axis=1), mask=mask, **options)
-    elif step.merger == "ltm":
-        x = clear(x + branch, mask)
-        given = prior if step.chained else None
-        made = ltm.plan(x, weight=params["merger.weight"], prior=given, mask=mask, **options)
-        plan, prior = made, ltm.chain(made, options["protected"])
-    elif plan is None:
-        x = x + branch
     if plan is not None:
-        size = np.ones(x.shape[:2], working_dtype(x)) if size is None else size
-        x = plan.merge(x, size) + (branch if step.merger == "ats" else 0)
-        size, mask = plan.merge_size(size), plan.mask
-    hidden = gelu(linear(norm(x, params, "norm2", config), params["mlp.fc1.weight"], params["mlp.fc1.bias"]))
-    x = x + scale(linear(hidden, params["mlp.fc2.weight"], params["mlp.fc2.bias"]), params, "ls2.gamma")
-    if step.merger == "patch_merger":
-        queries, gain, bias = (params[f"merger.{name}"] for name in ("queries", "scale", "bias"))
-        plan = patch_merger.plan(x, queries=queries, scale=gain, bias=bias, mask=mask, **options)
-        normalized = patch_merger.inputs(x, gain, bias, True, 1e-5, mask)
-        x, size, mask = plan.merge(normalized).astype(x.dtype), None, None
-    return Stream(x, size, mask, prior), plan
+        stream = merged(plan, stream)
+    stream = stream._replace(x=stream.x + branch)  # of the chosen tokens only, if they are chosen
+    if step.place == "mlp":
+        plan, stream = decide(step, stream, params, key)
+    hidden = gelu(linear(norm(stream.x, params, "norm2", config), params["mlp.fc1.weight"], params["mlp.fc1.bias"]))
+    branch = scale(linear(hidden, params["mlp.fc2.weight"], params["mlp.fc2.bias"]), params, "ls2.gamma")
+    stream = stream._replace(x=stream.x + branch)
+    if step.place == "block":
+        plan, stream = decide(step, stream, params, key)
+    return stream, plan
 
 
-def sample(row: Array, value: Array, prefix: int, *, mask: Array | None, max_tokens: int, score: str) -> SelectionPlan:
+def decide(step: Step, stream: Stream, params: Params, key: Array) -> tuple[Plan, Stream]:
+    """The plan of a block's merger from what it reads, and the merged stream."""
+    assert step.description is not None
+    merger, inputs = MERGERS[step.merger], step.description.inputs
+    x, size, mask, prior = stream
+    if "x" in inputs:
+        x = clear(x, mask)
+    sources: dict[str, Callable[[], Array]] = {
+        "x": lambda: x,
+        "metric": lambda: key.astype(working_dtype(key), copy=False).mean(axis=1),
+    }
+    learned = {name: params[f"merger.{name}"] for name in merger.PARAMETERS}
+    given = {"prior": prior} if step.chained else {}
+    options = dict(step.options)
+    plan = merger.FUNCTION(*(sources[name]() for name in inputs), mask=mask, **learned, **options, **given)
+    if merger.HAND_ON is not None:
+        prior = merger.HAND_ON(plan, options["protected"])
+    if merger.VALUES is not None:
+        return plan, Stream(plan.merge(merger.VALUES(x, mask, **learned)).astype(x.dtype), None, None, prior)
+    return plan, merged(plan, Stream(x, size, mask, prior))
+
+
+def merged(plan: Plan, stream: Stream) -> Stream:
+    """The tokens through a plan, sizes and mask with them."""
+    x, size, _, prior = stream
+    size = np.ones(x.shape[:2], working_dtype(x)) if size is None else size
+    return Stream(plan.merge(x, size), plan.merge_size(size), plan.mask, prior)
+
+
+def sample(step: Step, row: Array, value: Array, mask: Array | None) -> SelectionPlan:
     """ATS on the class token and the patches; the other tokens in front are kept and not scored.
 
     Args:
-        row: `(B,H,N)`, the class token's attention; value: `(B,H,N,d)`; prefix: tokens in front of the patches.
+        row: `(B,H,N)`, the class token's attention; value: `(B,H,N,d)`; mask: `(B,N)`.
     """
+    choose, prefix, options = MERGERS[step.merger].FUNCTION, step.prefix, dict(step.options)
     if prefix == 1:  # nothing to leave out, nothing to copy
-        return ats.plan(row, value, max_tokens=max_tokens, score=score, mask=mask)
+        return choose(row, value, mask=mask, **options)
     b, _, n = row.shape
     seen = np.r_[0, prefix:n]
     seen_mask = None if mask is None else mask[:, seen]
-    plan = ats.plan(row[:, :, seen], value[:, :, seen], max_tokens=max_tokens, score=score, mask=seen_mask)
+    plan = choose(row[:, :, seen], value[:, :, seen], mask=seen_mask, **options)
     assert plan.mask is not None
     patches = np.where(plan.mask, plan.indices + prefix - 1, 0)[:, 1:]
     indices = np.concatenate([np.broadcast_to(np.arange(prefix), (b, prefix)), patches], axis=1)
@@ -218,7 +236,7 @@ def head(stream: Stream, params: Params, config: ViTConfig, last: Step) -> tuple
     x = stream.x if config.pools_before_norm else norm(stream.x, params, "norm", config)
     x = clear(x, stream.mask)
     if config.pool == "mean":
-        first = 0 if last.merger == "patch_merger" else last.prefix
+        first = last.prefix_out
         pooled = mean_pool(
             x[:, first:],
             size=None if stream.size is None else stream.size[:, first:],

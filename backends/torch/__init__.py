@@ -23,6 +23,7 @@ from tokenmerge.backends.torch import (
 from tokenmerge.backends.torch.ats import ATS
 from tokenmerge.backends.torch.ltm import LTM
 from tokenmerge.backends.torch.merger import as_numpy
+from tokenmerge.backends.torch.mergers import MERGERS
 from tokenmerge.backends.torch.patch_merger import PatchMerger
 from tokenmerge.backends.torch.patching import patch
 from tokenmerge.backends.torch.plan import DensePlan, PartitionPlan, SelectionPlan, compose
@@ -31,7 +32,6 @@ from tokenmerge.backends.torch.vit import ViT, ViTOutput
 
 NAME = "torch"
 VERSION = str(torch.__version__)
-MERGERS = {"tome": ToMe, "ats": ATS, "patch_merger": PatchMerger, "ltm": LTM}
 DTYPES = ("float16", "bfloat16", "float32", "float64")
 
 

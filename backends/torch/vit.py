@@ -17,13 +17,12 @@ from tokenmerge.backends.torch import kernels
 from tokenmerge.backends.torch.ats import ATS
 from tokenmerge.backends.torch.attention import attention, attention_weights
 from tokenmerge.backends.torch.check import check
-from tokenmerge.backends.torch.ltm import LTM, chain
+from tokenmerge.backends.torch.ltm import chain
 from tokenmerge.backends.torch.merger import Merger, NumpyArray, as_numpy, as_tensor
-from tokenmerge.backends.torch.patch_merger import PatchMerger
+from tokenmerge.backends.torch.mergers import MERGERS
 from tokenmerge.backends.torch.plan import DensePlan, PartitionPlan, Plan, SelectionPlan, compose_layers
 from tokenmerge.backends.torch.pooling import mean_pool
 from tokenmerge.backends.torch.precision import working_dtype
-from tokenmerge.backends.torch.tome import ToMe
 from tokenmerge.spec.shared.vit_config import ViTConfig
 from tokenmerge.spec.shared.vit_parameters import check_parameters, initial_parameters
 from tokenmerge.spec.shared.vit_steps import Step, steps
@@ -106,7 +105,7 @@ class ViT(nn.Module):
         self.norm_pre = nn.LayerNorm(dim, config.norm_eps) if config.pre_norm else nn.Identity()
         self.blocks = nn.ModuleList(Block(config, step, index) for index, step in enumerate(steps(config)))
         last = steps(config)[-1]
-        self.pooled = slice(0 if last.merger == "patch_merger" else last.prefix, None)  # the tokens that are averaged
+        self.pooled = slice(last.prefix_out, None)  # the tokens that are averaged
         self.norm = nn.Identity() if config.pools_before_norm else nn.LayerNorm(dim, config.norm_eps)
         self.fc_norm = nn.LayerNorm(dim, config.norm_eps) if config.pools_before_norm else nn.Identity()
         if config.num_classes:
@@ -204,6 +203,7 @@ class Block(nn.Module):
     def __init__(self, config: ViTConfig, step: Step, index: int) -> None:
         super().__init__()
         self.step = step
+        self.inputs = step.description.inputs if step.description else {}
         self.norm1 = nn.LayerNorm(config.dim, config.norm_eps)
         self.attn = Attention(config)
         self.norm2 = nn.LayerNorm(config.dim, config.norm_eps)
@@ -217,35 +217,36 @@ class Block(nn.Module):
     def forward(self, stream: Stream) -> tuple[Stream, Plan | None]:
         x, size, mask, prior = stream
         plan: Plan | None = None
-        merger = self.merger
-        if size is None and self.step.merger in ("tome", "ats", "ltm"):
+        merger: Any = self.merger
+        place = self.step.place
+        if size is None and place in ("attention", "mlp"):
             size = x.new_ones(x.shape[:2], dtype=working_dtype(x))  # no coarser than the tokens
         query, key, value = self.attn.heads(self.norm1(x))
         counted, hidden = hide(size if self.step.proportional else None, mask, key)  # never where all sizes are one
-        if isinstance(merger, ATS):
+        if place == "attention":
             row = attention_weights(query[:, :, :1], key, size=counted, mask=hidden)[:, :, 0]
             plan = sample(merger, row, value, self.step.prefix, mask)
             query = take_queries(query, plan)
         branch = self.drop_path(self.ls1(self.attn(query, key, value, counted, hidden)))
-        if isinstance(merger, ToMe):
-            assert size is not None
+        normalized = None
+        if place == "mlp" and "metric" in self.inputs:
             plan = merger.plan(key.mean(dim=1, dtype=working_dtype(key)), mask=mask)
+            assert isinstance(plan, PartitionPlan) and size is not None
             x, size, normalized = merge_sum(plan, x, branch, size, self.norm2)
         else:
             if plan is not None:
                 x, size = plan.merge_both(x, size)
             x = x + branch  # which has the chosen tokens only, if they are chosen
-            if isinstance(merger, LTM):
+            if place == "mlp":
                 x = _clear(x, mask)
-                plan = merger.plan(x, prior=prior if self.step.chained else None, mask=mask)
-                assert isinstance(plan, DensePlan)
-                prior = chain(plan, merger.protected)
+                plan = merger.plan(x, mask=mask, **({"prior": prior} if self.step.chained else {}))
+                assert plan is not None
+                prior = chain(plan, merger.protected) if self.step.chains and isinstance(plan, DensePlan) else prior
                 x, size = plan.merge_both(x, size)
-            normalized = self.norm2(x)
         if plan is not None:
             mask = plan.mask
-        x = x + self.drop_path(self.ls2(self.mlp(normalized)))
-        if isinstance(merger, PatchMerger):
+        x = x + self.drop_path(self.ls2(self.mlp(self.norm2(x) if normalized is None else normalized)))
+        if place == "block":
             x, _, mask, plan = merger(x, mask=mask)
             size = None  # its tokens are answers to queries, not groups of patches: each counts one
         return Stream(x, size, mask, prior), plan
@@ -349,9 +350,11 @@ def sample(merger: ATS, row: Tensor, value: Tensor, prefix: int, mask: Tensor | 
     assert plan.mask is not None
     b, n = row.shape[0], row.shape[2]
     first = torch.arange(prefix, device=row.device).expand(b, prefix)
-    real = plan.mask[:, :1].expand(b, prefix)
+    others = plan.mask.new_ones((b, prefix - 1))
     patches = torch.where(plan.mask, plan.indices + prefix - 1, 0)[:, 1:]
-    return SelectionPlan(torch.cat([first, patches], dim=1), torch.cat([real, plan.mask[:, 1:]], dim=1), n)
+    return SelectionPlan(
+        torch.cat([first, patches], dim=1), torch.cat([plan.mask[:, :1], others, plan.mask[:, 1:]], dim=1), n
+    )
 
 
 def take_queries(query: Tensor, plan: SelectionPlan) -> Tensor:
@@ -367,16 +370,12 @@ def _without(tensor: Any, dim: int, prefix: int) -> Any:
 
 
 def _merger(config: ViTConfig, step: Step) -> Merger | None:
-    options: dict[str, Any] = dict(step.options)
-    if step.merger == "tome":
-        return ToMe(**options)
-    if step.merger == "ats":
-        return ATS(**options)
-    if step.merger == "ltm":
-        return LTM(config.dim, **options)
-    if step.merger == "patch_merger":
-        return PatchMerger(config.dim, step.tokens_out, **options)
-    return None
+    """The merger of a block, with what the shapes say of its options."""
+    if step.description is None:
+        return None
+    known = {"dim": config.dim, "num_tokens_out": step.tokens_out}
+    wanted = {name: value for name, value in known.items() if name in step.description.options}
+    return MERGERS[step.merger](**wanted, **dict(step.options))
 
 
 def _clear(x: Tensor, mask: Tensor | None) -> Tensor:

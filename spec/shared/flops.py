@@ -72,7 +72,7 @@ def flops(config: ViTConfig) -> Flops:
     Raises:
         ValueError: a configuration that contradicts itself.
 
-    >>> from tokenmerge.spec.shared.vit_config import ToMeMerging
+    >>> from tokenmerge import ToMeMerging
     >>> flops(ViTConfig()).total, flops(ViTConfig(merging=ToMeMerging(r=16))).total
     (17563828224, 8774680064)
     """
@@ -87,24 +87,10 @@ def flops(config: ViTConfig) -> Flops:
 
 def _block(config: ViTConfig, step: Step) -> BlockFlops:
     n, c = step.tokens_in, config.dim
-    queries = step.tokens_out if step.merger == "ats" else n  # only the chosen ones attend
-    through_mlp = n if step.merger == "patch_merger" else step.tokens_out
+    queries = step.tokens_out if step.place == "attention" else n  # only the chosen ones attend
+    through_mlp = n if step.place == "block" else step.tokens_out
     return BlockFlops(
         attention=3 * n * c * c + 2 * queries * n * c + queries * c * c,
         mlp=2 * through_mlp * c * config.hidden_dim,
-        merging=_merging(config, step),
+        merging=step.description.multiply_adds(step, config) if step.description else 0,
     )
-
-
-def _merging(config: ViTConfig, step: Step) -> int:
-    n, c = step.tokens_in, config.dim
-    if step.merger == "tome":  # similarities of every even with every odd token, on the mean of the heads' keys
-        return -(-n // 2) * (n // 2) * config.head_dim
-    if step.merger == "ats":  # the class row, in every head
-        return n * c
-    if step.merger == "ltm":  # targets, step, merge: of the tokens that are not protected
-        protected = dict(step.options)["protected"]
-        return 3 * (n - protected) * (step.tokens_out - protected) * c
-    if step.merger == "patch_merger":  # logits, merge
-        return 2 * step.tokens_out * n * c
-    return 0

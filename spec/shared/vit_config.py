@@ -11,102 +11,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tokenmerge.spec.shared.arguments import check_choice, check_integer, check_real
+from tokenmerge.spec.shared.description import Merging
 
 INFINITY = float("inf")
-R = int | tuple[int, float] | list[int]
-
-
-@dataclass(frozen=True)
-class ToMeMerging:
-    """Bipartite soft matching between attention and MLP, on the keys averaged over heads (arXiv 2210.09461).
-
-    Attributes:
-        r: tokens to remove per block, a schedule as in `merge_schedule` over the blocks it is meant for.
-        prop_attn: whether attention counts a token as often as it has patches, from the first of these blocks on; for
-            weights that were trained with labels and without merging, and not for those of MAE off the shelf.
-        order: output order, see `tokenmerge.spec.tome`.
-        protected: leading tokens that never merge; None for class, distillation and register tokens.
-    """
-
-    r: R
-    prop_attn: bool = True
-    order: str = "grouped"
-    protected: int | None = None
-
-    def __hash__(self) -> int:
-        return hash(repr(self))  # a schedule may be a list
-
-    def __post_init__(self) -> None:
-        check_choice("ToMeMerging", "order", self.order, ("grouped", "positional", "score"))
-        _check_protected("ToMeMerging", self.protected)
-
-
-@dataclass(frozen=True)
-class ATSMerging:
-    """Adaptive token sampling inside attention, scored from the class row (arXiv 2111.15667).
-
-    Attributes:
-        max_tokens: most tokens that the first, second, ... of its blocks keep, class, distillation and
-            register tokens not counted; a block that has no more than that keeps all. Blocks beyond the end sample
-            nothing.
-        score: "per_head" or "concat", see `tokenmerge.spec.ats`.
-    """
-
-    max_tokens: tuple[int, ...]
-    score: str = "per_head"
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "max_tokens", tuple(self.max_tokens))
-        for budget in self.max_tokens:
-            check_integer("ATSMerging", "max_tokens", budget, minimum=1)
-        check_choice("ATSMerging", "score", self.score, ("per_head", "concat"))
-
-
-@dataclass(frozen=True)
-class PatchMergerMerging:
-    """PatchMerger between two blocks; its tokens are the pooled ones (arXiv 2202.12015).
-
-    Attributes:
-        layer: number of blocks before it; None for `depth // 2`, and for the block it is given to in a
-            per-block mapping.
-        num_tokens_out: M.
-        logit_scale: None for `C**-0.5`.
-    """
-
-    layer: int | None = None
-    num_tokens_out: int = 8
-    logit_scale: float | None = None
-
-    def __post_init__(self) -> None:
-        if self.layer is not None:
-            check_integer("PatchMergerMerging", "layer", self.layer, minimum=1)
-        check_integer("PatchMergerMerging", "num_tokens_out", self.num_tokens_out, minimum=1)
-        if self.logit_scale is not None:
-            check_real("PatchMergerMerging", "logit_scale", self.logit_scale, -INFINITY, INFINITY, "(-inf, inf)")
-
-
-@dataclass(frozen=True)
-class LTMMerging:
-    """Learnable token merging between attention and MLP (arXiv 2407.15219).
-
-    Attributes:
-        compression_ratio: rho in (0, 1].
-        protected: leading tokens that are copied through; None for class, distillation and register tokens.
-        prior_smoothing: epsilon, see `tokenmerge.spec.ltm`.
-    """
-
-    compression_ratio: float
-    protected: int | None = None
-    prior_smoothing: float = 0.1
-
-    def __post_init__(self) -> None:
-        check_real("LTMMerging", "compression_ratio", self.compression_ratio, 0.0, 1.0, "(0, 1]")
-        _check_protected("LTMMerging", self.protected)
-        check_real("LTMMerging", "prior_smoothing", self.prior_smoothing, 0.0, 1.0, "[0, 1]")
-
-
-Merging = ToMeMerging | ATSMerging | PatchMergerMerging | LTMMerging
-MERGINGS = (ToMeMerging, ATSMerging, PatchMergerMerging, LTMMerging)
 Blocks = int | range | tuple[int, ...]
 
 
@@ -246,20 +153,15 @@ class ViTConfig:
         return self.drop_path * block / max(self.depth - 1, 1)
 
 
-def _check_protected(owner: str, protected: Any) -> None:
-    if protected is not None:
-        check_integer(owner, "protected", protected, minimum=0)
-
-
 def _normalized(merging: Any) -> Any:
     """The mapping as a tuple of (blocks, merging), which can be hashed; anything else as it is."""
-    if merging is None or isinstance(merging, MERGINGS):
+    if merging is None or isinstance(merging, Merging):
         return merging
     entries = tuple(merging.items()) if isinstance(merging, Mapping) else merging
     if not isinstance(entries, tuple):
         _refuse("merging", "None, a merging or a mapping from blocks to mergings", merging, TypeError)
     for entry in entries:
-        if not isinstance(entry, tuple) or len(entry) != 2 or not isinstance(entry[1], MERGINGS):
+        if not isinstance(entry, tuple) or len(entry) != 2 or not isinstance(entry[1], Merging):
             _refuse("merging", "a mapping from blocks to mergings", entry, TypeError)
     return tuple((range(key, key + 1) if isinstance(key, int) else key, value) for key, value in entries)
 

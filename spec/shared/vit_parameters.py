@@ -118,17 +118,16 @@ def _named_shapes(config: ViTConfig) -> Iterator[tuple[str, tuple[int, ...]]]:
         yield from _linear(at + "attn.proj", dim, dim)
         if config.layer_scale is not None:
             yield at + "ls1.gamma", (dim,)
-        if step.merger == "ltm":
-            yield at + "merger.weight", (dim,)
+        learned = [(f"{at}merger.{name}", shape) for name, shape in step.parameter_shapes(dim).items()]
+        if step.place != "block":
+            yield from learned
         yield from _norm(at + "norm2", dim)
         yield from _linear(at + "mlp.fc1", hidden, dim)
         yield from _linear(at + "mlp.fc2", dim, hidden)
         if config.layer_scale is not None:
             yield at + "ls2.gamma", (dim,)
-        if step.merger == "patch_merger":
-            yield at + "merger.queries", (step.tokens_out, dim)
-            yield at + "merger.scale", (dim,)
-            yield at + "merger.bias", (dim,)
+        if step.place == "block":
+            yield from learned
     yield from _norm("fc_norm" if config.pools_before_norm else "norm", dim)
     if config.num_classes:
         yield from _linear("head", config.num_classes, dim)

@@ -14,9 +14,13 @@ from tokenmerge.backends import BackendInfo, available_backends, get_merger, get
 from tokenmerge.exporting import export
 from tokenmerge.params import load_params, save_params
 from tokenmerge.patching import patch
+from tokenmerge.spec.ats import ATSMerging
+from tokenmerge.spec.ltm import LTMMerging
+from tokenmerge.spec.patch_merger import PatchMergerMerging
 from tokenmerge.spec.shared.merged import Merged
 from tokenmerge.spec.shared.schedule import merge_schedule
-from tokenmerge.spec.shared.vit_config import ATSMerging, LTMMerging, PatchMergerMerging, ToMeMerging, ViTConfig
+from tokenmerge.spec.shared.vit_config import ViTConfig
+from tokenmerge.spec.tome import ToMeMerging
 
 try:
     __version__ = version("tokenmerge")

@@ -22,7 +22,7 @@ from tokenmerge.bench.table import table
 from tokenmerge.files import write_text
 
 NETWORKS = tuple(f"vit-{merger}" for merger in networks.MERGERS)
-OPERATIONS = (*operators.SHAPES, *NETWORKS, "growth")
+OPERATIONS = (*operators.OPERATIONS, *NETWORKS, "growth")
 Job = tuple[str, Subject, dict[str, int] | None]
 
 
@@ -134,8 +134,8 @@ def means(rows: Sequence[Row]) -> Iterator[str]:
 
 
 def _jobs(name: str, subject: Subject, given: Sequence[dict[str, int]]) -> Iterator[Job]:
-    shapes: Sequence[dict[str, int] | None] = given or operators.SHAPES.get(name) or [None]
-    for shape in shapes:
+    own = operators.OPERATIONS[name].shapes if name in operators.OPERATIONS else (None,)
+    for shape in given or own:
         yield name, subject, shape
 
 

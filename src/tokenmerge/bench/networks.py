@@ -10,8 +10,12 @@ import numpy as np
 from tokenmerge.bench.operators import compiled_case
 from tokenmerge.bench.row import Case, Work
 from tokenmerge.bench.subject import Subject
+from tokenmerge.spec.ats import ATSMerging
+from tokenmerge.spec.patch_merger import PatchMergerMerging
+from tokenmerge.spec.shared.description import Merging
 from tokenmerge.spec.shared.flops import flops
-from tokenmerge.spec.shared.vit_config import ATSMerging, PatchMergerMerging, ToMeMerging, ViTConfig
+from tokenmerge.spec.shared.vit_config import ViTConfig
+from tokenmerge.spec.tome import ToMeMerging
 
 NETWORKS: dict[str, dict[str, Any]] = {
     "vit_base_patch16_224": {},
@@ -21,17 +25,25 @@ NETWORKS: dict[str, dict[str, Any]] = {
 RATES = {"vit_large_patch16_384": 23}
 
 
-def merging(name: str, network: str) -> Any:
-    """The settings that are measured."""
-    depth = NETWORKS[network].get("depth", 12)
-    if name == "tome":
-        return ToMeMerging(r=RATES.get(network, 16))
-    if name == "ats":  # from the fourth block on, half the tokens and then a quarter
-        return ATSMerging(max_tokens=(10**4,) * 3 + (96,) * 3 + (48,) * (depth - 6))
+def _tome(network: str, depth: int) -> Merging:
+    return ToMeMerging(r=RATES.get(network, 16))
+
+
+def _ats(network: str, depth: int) -> Merging:
+    """From the fourth block on half the tokens, and then a quarter."""
+    return ATSMerging(max_tokens=(10**4,) * 3 + (96,) * 3 + (48,) * (depth - 6))
+
+
+def _patch_merger(network: str, depth: int) -> Merging:
     return PatchMergerMerging(layer=depth // 2, num_tokens_out=8)
 
 
-MERGERS = ("tome", "ats", "patch_merger")
+MERGERS = {"tome": _tome, "ats": _ats, "patch_merger": _patch_merger}  # the settings that are measured
+
+
+def merging(name: str, network: str) -> Merging:
+    """The setting of a merger that is measured."""
+    return MERGERS[name](network, NETWORKS[network].get("depth", 12))
 
 
 def cases(merger: str, subject: Subject, network: str, batch: int, compiled: bool = False) -> Iterator[Case]:
@@ -40,10 +52,9 @@ def cases(merger: str, subject: Subject, network: str, batch: int, compiled: boo
     """
     from tokenmerge import get_vit
 
-    options = NETWORKS[network]
-    if merger == "patch_merger":  # it leaves no class token
-        options = options | {"pool": "mean"}
-    plain, merged = ViTConfig(**options), ViTConfig(**options, merging=merging(merger, network))
+    chosen = merging(merger, network)
+    options = NETWORKS[network] | dict(chosen.NETWORK)
+    plain, merged = ViTConfig(**options), ViTConfig(**options, merging=chosen)
     less, more = flops(merged).total, flops(plain).total
     height, width = (merged.patch_size * each for each in merged.grid)
     channels_first = subject.name == "torch"
@@ -86,19 +97,19 @@ def _merging_alone(model: Any, subject: Subject, batch: int) -> Callable[[], Non
 
     heads, dim, calls = model.config.heads, model.config.dim, list[Callable[[], Any]]()
     for block in model.blocks:
-        n, merger, kind = block.step.tokens_in, block.merger, block.step.merger
+        n, merger, place = block.step.tokens_in, block.merger, block.step.place
         x, size = subject.array((batch, n, dim)), subject.given(np.ones((batch, n)), "float32")
         key = subject.array((batch, heads, n, dim // heads), 1)
-        if kind == "tome":
+        if place == "mlp":
 
             def merge(merger: Any = merger, x: Any = x, key: Any = key, size: Any = size) -> Any:
                 return merger(x, metric=key.mean(dim=1, dtype=size.dtype), size=size)
-        elif kind == "ats":
+        elif place == "attention":
 
             def merge(merger: Any = merger, x: Any = x, key: Any = key, size: Any = size) -> Any:
                 plan = merger.plan(attention_weights(key[:, :, :1], key, size=size)[:, :, 0], key)
                 return plan.merge_both(x, size), take_queries(key, plan)
-        elif kind:
+        elif place:
 
             def merge(merger: Any = merger, x: Any = x, key: Any = key, size: Any = size) -> Any:
                 return merger(x)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -22,34 +22,20 @@ TOME = (
     {"B": 1, "N": 4097, "D": 64, "C": 1024, "r": 1024},
     {"B": 32, "N": 197, "D": 64, "C": 384, "r": 13},
 )
-SHAPES: dict[str, tuple[Shape, ...]] = {
-    "tome": TOME,
-    "plan": TOME,
-    "merge": TOME,
-    "unmerge": TOME[:2],
-    "attention": ({"B": 8, "H": 12, "N": 197, "d": 64}, {"B": 8, "H": 16, "N": 577, "d": 64}),
-    "ats": ({"B": 8, "H": 12, "N": 577, "d": 64, "K": 64},),
-    "patch_merger": (
-        {"B": 16, "N": 1024, "C": 768, "M": 8},
-        {"B": 16, "N": 1024, "C": 768, "M": 512},
-        {"B": 16, "N": 4096, "C": 768, "M": 8},
-    ),
-    "ltm": ({"B": 16, "N": 1024, "C": 768, "P": 512}, {"B": 16, "N": 1024, "C": 768, "P": 8}),
-}
 
 
 def cases(operation: str, subject: Subject, shape: Shape, compiled: bool = False) -> Iterator[Case]:
     """Every comparison of one operator at one shape; `compiled`: that of ours compiled with ours, too, in PyTorch.
 
     Raises:
-        ValueError: an operator that is not in `SHAPES`, or a shape with other names.
+        ValueError: an operator that is not in `OPERATIONS`, or a shape with other names.
     """
-    if operation not in SHAPES:
-        raise ValueError(f"bench: operation must be one of {', '.join(SHAPES)}, got {operation!r}")
-    needed = SHAPES[operation][0]
+    if operation not in OPERATIONS:
+        raise ValueError(f"bench: operation must be one of {', '.join(OPERATIONS)}, got {operation!r}")
+    needed = OPERATIONS[operation].shapes[0]
     if shape.keys() != needed.keys():
         raise ValueError(f"bench: shape of {operation} must give {', '.join(needed)}, got {', '.join(shape)}")
-    ours, inputs, work = _BUILDERS[operation](subject, shape)
+    ours, inputs, work = OPERATIONS[operation].build(subject, shape)
     if compiled and subject.name == "torch":
         yield compiled_case(operation, subject, shape, ours, inputs, work)
     for against, theirs, arguments in _others(operation, subject, shape):
@@ -93,11 +79,11 @@ def _others(
     """What an operator is compared with: its name, where it runs, the function and its arguments."""
     if subject.name != "torch":
         torch = Subject("torch", dtype=subject.dtype if subject.dtype == "float64" else "float32")
-        function, inputs, _ = _BUILDERS[operation](torch, shape)
+        function, inputs, _ = OPERATIONS[operation].build(torch, shape)
         yield "torch", torch, (function, inputs)
-    _, inputs, _ = _BUILDERS[operation](subject, shape)
+    _, inputs, _ = OPERATIONS[operation].build(subject, shape)
     if subject.name == "torch":
-        yield "textbook", subject, (_textbook(operation, subject, shape), inputs)
+        yield "textbook", subject, (OPERATIONS[operation].textbook(subject, shape), inputs)
     for name, function in peers.operators(operation, subject, shape):
         yield name, subject, (function, inputs)
 
@@ -176,34 +162,52 @@ def _ltm(subject: Subject, shape: Shape) -> Built:
     return lambda x: merger(x).tokens, (subject.array((b, n, c)),), _dense_work(subject, b, n, c, p)
 
 
-def _textbook(operation: str, subject: Subject, shape: Shape) -> Function:
-    """The textbook function that takes the same inputs."""
-    import torch
+# The textbook functions that take the same inputs.
 
-    from tokenmerge.bench import textbook
 
-    if operation == "tome":
-        return lambda metric, x, size: textbook.tome(metric, x, size, shape["r"])
-    if operation == "plan":
-        return lambda metric: textbook.tome_matching(metric, shape["r"])
-    if operation == "merge":
-        merge = textbook.tome_matching(_tome_inputs(subject, shape)[0], shape["r"])
-        return lambda plan, x, size: textbook.tome_merge(merge, x, size)
-    if operation == "unmerge":
-        return lambda plan, y: y.gather(1, plan.assignment[:, :, None].expand(-1, -1, y.shape[2]))
-    if operation == "attention":
-        return textbook.attention
-    if operation == "ats":
-        return lambda query, key, value, x: textbook.ats_block(query, key, value, x, shape["K"])
-    dtype = getattr(torch, subject.dtype)
-    weight = torch.zeros(shape["C"], dtype=dtype, device=subject.where)
-    if operation == "patch_merger":
-        queries = subject.array((shape["M"], shape["C"]))
-        return lambda x: textbook.patch_merger(x, queries, weight + 1, weight)
-    # the prior is a plan of its own: LTM of nothing that is learned, applied to the identity
+def _tome_textbook(subject: Subject, shape: Shape) -> Function:
+    return lambda metric, x, size: textbook().tome(metric, x, size, shape["r"])
+
+
+def _plan_textbook(subject: Subject, shape: Shape) -> Function:
+    return lambda metric: textbook().tome_matching(metric, shape["r"])
+
+
+def _merge_textbook(subject: Subject, shape: Shape) -> Function:
+    merge = textbook().tome_matching(_tome_inputs(subject, shape)[0], shape["r"])
+    return lambda plan, x, size: textbook().tome_merge(merge, x, size)
+
+
+def _unmerge_textbook(subject: Subject, shape: Shape) -> Function:
+    return lambda plan, y: y.gather(1, plan.assignment[:, :, None].expand(-1, -1, y.shape[2]))
+
+
+def _attention_textbook(subject: Subject, shape: Shape) -> Function:
+    return textbook().attention
+
+
+def _ats_textbook(subject: Subject, shape: Shape) -> Function:
+    return lambda query, key, value, x: textbook().ats_block(query, key, value, x, shape["K"])
+
+
+def _patch_merger_textbook(subject: Subject, shape: Shape) -> Function:
+    queries, weight = subject.array((shape["M"], shape["C"])), subject.given(np.zeros(shape["C"]))
+    return lambda x: textbook().patch_merger(x, queries, weight + 1, weight)
+
+
+def _ltm_textbook(subject: Subject, shape: Shape) -> Function:
+    """The prior is a plan of its own: LTM of nothing that is learned, applied to the identity."""
     merger = get_merger("ltm", dim=1, compression_ratio=shape["P"] / shape["N"])
     prior = subject.given(merger.plan(np.zeros((1, shape["N"], 1), np.float32)).weights[0].T)
-    return lambda x: textbook.ltm(x, weight, prior)
+    weight = subject.given(np.zeros(shape["C"]))
+    return lambda x: textbook().ltm(x, weight, prior)
+
+
+def textbook() -> Any:
+    """The module, which needs PyTorch."""
+    from tokenmerge.bench import textbook
+
+    return textbook
 
 
 def _tome_inputs(subject: Subject, shape: Shape) -> tuple[Any, Any, Any]:
@@ -238,13 +242,24 @@ def _sum(first: Work, second: Work) -> Work:
     return Work(first.bytes + second.bytes, first.multiply_adds + second.multiply_adds)
 
 
-_BUILDERS: dict[str, Callable[[Subject, Shape], Built]] = {
-    "tome": _tome,
-    "plan": _plan,
-    "merge": _merge,
-    "unmerge": _unmerge,
-    "attention": _attention,
-    "ats": _ats,
-    "patch_merger": _patch_merger,
-    "ltm": _ltm,
+class Operation(NamedTuple):
+    """One operator: the shapes of docs/performance.md, ours with its inputs, and the textbook's."""
+
+    shapes: tuple[Shape, ...]
+    build: Callable[[Subject, Shape], Built]
+    textbook: Callable[[Subject, Shape], Function]
+
+
+_HEADS = ({"B": 8, "H": 12, "N": 197, "d": 64}, {"B": 8, "H": 16, "N": 577, "d": 64})
+_MERGED = tuple({"B": 16, "N": n, "C": 768, "M": m} for n, m in ((1024, 8), (1024, 512), (4096, 8)))
+_MASKED = tuple({"B": 16, "N": 1024, "C": 768, "P": p} for p in (512, 8))
+OPERATIONS = {
+    "tome": Operation(TOME, _tome, _tome_textbook),
+    "plan": Operation(TOME, _plan, _plan_textbook),
+    "merge": Operation(TOME, _merge, _merge_textbook),
+    "unmerge": Operation(TOME[:2], _unmerge, _unmerge_textbook),
+    "attention": Operation(_HEADS, _attention, _attention_textbook),
+    "ats": Operation(({"B": 8, "H": 12, "N": 577, "d": 64, "K": 64},), _ats, _ats_textbook),
+    "patch_merger": Operation(_MERGED, _patch_merger, _patch_merger_textbook),
+    "ltm": Operation(_MASKED, _ltm, _ltm_textbook),
 }

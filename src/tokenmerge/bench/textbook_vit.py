@@ -26,19 +26,19 @@ def _pooled(model: Any, x: Tensor) -> Tensor:
 
 
 def _block(block: Any, x: Tensor, size: Tensor) -> tuple[Tensor, Tensor]:
-    merger, proportional = block.step.merger, block.step.proportional
+    place, proportional = block.step.place, block.step.proportional
     b, n, _ = x.shape
     qkv = block.attn.qkv(block.norm1(x)).reshape(b, n, 3, block.attn.num_heads, -1).permute(2, 0, 3, 1, 4)
     query, key, value = qkv.unbind(0)
-    if merger == "ats":
+    if place == "attention":
         seen, x, _ = textbook.ats_block(query, key, value, x, block.merger.max_tokens)
     else:
         seen = textbook.attention(query, key, value, size if proportional else None)
     x = x + block.attn.proj(seen.transpose(1, 2).flatten(2))
-    if merger == "tome":
+    if place == "mlp":
         x, size = textbook.tome(key.mean(dim=1), x, size, block.merger.r)
     x = x + block.mlp(block.norm2(x))
-    if merger == "patch_merger":
+    if place == "block":
         own = block.merger
         x = textbook.patch_merger(x, own.queries, own.scale, own.bias)
         size = torch.ones_like(x[:, :, 0])

@@ -4,31 +4,22 @@ from __future__ import annotations
 
 from typing import Any
 
-from tokenmerge.spec.shared.arguments import check_choice
-from tokenmerge.spec.shared.vit_config import ATSMerging, LTMMerging, Merging, PatchMergerMerging, ToMeMerging
+from tokenmerge.spec.mergers import MERGERS
+from tokenmerge.spec.shared.arguments import check_choice, check_names
+from tokenmerge.spec.shared.description import Merging
 
-# what each merger is configured by; the options are those of the command line
-NEEDS = {"tome": "r", "ats": "max_tokens", "patch_merger": "num_tokens_out", "ltm": "compression_ratio", "none": None}
+NONE = "none"
+NAMES = (*MERGERS, NONE)
 
 
-def merging_from_options(
-    merger: str,
-    *,
-    r: str | int | None = None,
-    max_tokens: str | int | None = None,
-    num_tokens_out: int | None = None,
-    compression_ratio: float | None = None,
-    owner: str = "merging",
-) -> Merging | None:
+def merging_from_options(merger: str, *, owner: str = "merging", **options: Any) -> Merging | None:
     """The merging that a merger's name and its one option say.
 
     Args:
-        merger: "tome", "ats", "patch_merger", "ltm" or "none".
-        r: of ToMe, tokens to remove in every block; or a text of integers with commas between, one per block.
-        max_tokens: of ATS, a text of integers with commas between: the budgets of the first blocks.
-        num_tokens_out: of PatchMerger, the tokens it makes, after half of the blocks.
-        compression_ratio: of LTM, the compression ratio of every block.
+        merger: one of `NAMES`.
         owner: who asks, the first word of a sentence about a mistake.
+        **options: by the names of the mergers' knobs (`r`, `max_tokens`, `num_tokens_out`, `compression_ratio`), None
+            where one is not given; as numbers, or as a command line has them: integers with commas between.
 
     Returns:
         What goes into `ViTConfig(merging=...)`; None for "none".
@@ -42,33 +33,25 @@ def merging_from_options(
     >>> merging_from_options("ats", max_tokens="128,64").max_tokens
     (128, 64)
     """
-    check_choice(owner, "merger", merger, NEEDS)
-    given: dict[str, Any] = {
-        "r": r,
-        "max_tokens": max_tokens,
-        "num_tokens_out": num_tokens_out,
-        "compression_ratio": compression_ratio,
-    }
-    needed = NEEDS[merger]
-    for name, value in given.items():
+    check_choice(owner, "merger", merger, NAMES)
+    knobs = dict.fromkeys(description.knob for description in MERGERS.values())
+    check_names(owner, options, knobs, "option")
+    needed = None if merger == NONE else MERGERS[merger].knob
+    for name, value in (knobs | options).items():
         option = name.replace("_", "-")
         if name == needed and value is None:
             raise ValueError(f"{owner}: `{option}` must be given with the merger {merger}")
         if name != needed and value is not None:
             takes = f"takes `{needed.replace('_', '-')}`" if needed else "takes no option"
             raise ValueError(f"{owner}: `{option}` must be left out with the merger {merger}, which {takes}")
-    if merger == "tome":
-        amounts = _integers(owner, "r", r)
-        return ToMeMerging(r=amounts[0] if len(amounts) == 1 else amounts)
-    if merger == "ats":
-        return ATSMerging(tuple(_integers(owner, "max-tokens", max_tokens)))
-    if merger == "patch_merger":
-        assert num_tokens_out is not None
-        return PatchMergerMerging(num_tokens_out=num_tokens_out)
-    if merger == "ltm":
-        assert compression_ratio is not None
-        return LTMMerging(compression_ratio=compression_ratio)
-    return None
+    if needed is None:
+        return None
+    try:
+        value = MERGERS[merger].read(options[needed]) if isinstance(options[needed], str) else options[needed]
+    except ValueError as error:
+        option = needed.replace("_", "-")
+        raise ValueError(f"{owner}: `{option}` {error}, got {options[needed]!r}") from None
+    return MERGERS[merger].merging(**{needed: value})
 
 
 def patch_options(merger: str, *, owner: str = "patch", **options: Any) -> dict[str, Any]:
@@ -81,25 +64,13 @@ def patch_options(merger: str, *, owner: str = "patch", **options: Any) -> dict[
     {'max_tokens': (128, 64)}
     """
     made = merging_from_options(merger, owner=owner, **options)
-    needed = NEEDS[merger]
-    return {} if needed is None else {needed: getattr(made, needed)}
+    return {} if made is None else {made.DESCRIPTION.knob: made.knob}
 
 
 def network_options(merging: Merging | None) -> dict[str, Any]:
-    """Options of `ViTConfig` for a merging: PatchMerger leaves no class token, so the network must pool.
+    """Options of `ViTConfig` for a merging, with what the network needs to live with it.
 
-    The last norm stays where a checkpoint of a class-token network has it.
-
-    >>> network_options(PatchMergerMerging())["pool"]
+    >>> network_options(MERGERS["patch_merger"].merging())["pool"]
     'mean'
     """
-    pools = {"pool": "mean", "fc_norm": False} if isinstance(merging, PatchMergerMerging) else {}
-    return {"merging": merging, **pools}
-
-
-def _integers(owner: str, option: str, text: str | int | None) -> list[int]:
-    try:
-        return [int(part) for part in str(text).split(",")]
-    except ValueError:
-        message = f"{owner}: `{option}` must be integers with commas between, got {text!r}"
-        raise ValueError(message) from None
+    return {"merging": merging, **(merging.NETWORK if merging else {})}

@@ -9,6 +9,7 @@ import torch
 
 from tokenmerge import models
 from tokenmerge.commands.merging import merging_from_options, network_options, patch_options
+from tokenmerge.spec.mergers import MERGERS
 
 OURS = "tokenmerge:"  # in front of the name of a network of ours
 
@@ -70,8 +71,10 @@ def _of_timm(name: str, merger: str) -> torch.nn.Module:
         raise ImportError("export: a model by its name needs timm: pip install timm") from None
     if not timm.is_model(name):
         raise ValueError(f"export: `model` must be a name of timm, a folder, {OURS}NAME or a .pt file, got {name!r}")
-    # PatchMerger leaves no class token
-    pooling: dict[str, Any] = {"class_token": False, "global_pool": "avg"} if merger == "patch_merger" else {}
+    # it may leave no class token
+    pooling: dict[str, Any] = (
+        {"class_token": False, "global_pool": "avg"} if merger in MERGERS and MERGERS[merger].ends_prefix else {}
+    )
     return timm.create_model(name, **pooling)
 
 

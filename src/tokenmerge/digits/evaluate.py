@@ -12,16 +12,14 @@ import numpy as np
 from tokenmerge.backends.registry import get_backend, get_vit
 from tokenmerge.digits.data import Split
 from tokenmerge.digits.network import digits_config
+from tokenmerge.spec.ats import ATSMerging
+from tokenmerge.spec.ltm import LTMMerging
+from tokenmerge.spec.patch_merger import PatchMergerMerging
+from tokenmerge.spec.shared.description import Merging
 from tokenmerge.spec.shared.flops import flops
-from tokenmerge.spec.shared.vit_config import (
-    ATSMerging,
-    LTMMerging,
-    Merging,
-    PatchMergerMerging,
-    ToMeMerging,
-    ViTConfig,
-)
+from tokenmerge.spec.shared.vit_config import ViTConfig
 from tokenmerge.spec.shared.vit_steps import steps
+from tokenmerge.spec.tome import ToMeMerging
 
 Array = np.ndarray[Any, Any]
 BATCH = 60  # a divisor of the test images: one shape, one compilation
@@ -30,16 +28,20 @@ DRAWS = 16  # networks that differ by rounding, for the certificate of a near-ti
 RATES: dict[str, tuple[Merging, ...]] = {
     "none": (),
     "tome": tuple(ToMeMerging(r=r) for r in (2, 4, 6, 8, 10)),
-    "ats": tuple(ATSMerging((k,) * 6) for k in (48, 32, 24, 16, 8)),
+    "ats": tuple(ATSMerging(k) for k in (48, 32, 24, 16, 8)),
     "patch_merger": tuple(PatchMergerMerging(num_tokens_out=m) for m in (32, 16, 8, 4)),
     "ltm": tuple(LTMMerging(compression_ratio=rho) for rho in (0.9, 0.8, 0.7, 0.6)),
 }
-LABELS: dict[str, Callable[[Any], str]] = {
-    "tome": lambda merging: f"r = {merging.r}",
-    "ats": lambda merging: f"K = {merging.max_tokens[0]}",
-    "patch_merger": lambda merging: f"M = {merging.num_tokens_out}",
-    "ltm": lambda merging: f"ρ = {merging.compression_ratio}",
-}
+
+
+def label(merging: Merging) -> str:
+    """How much a merging merges, as printed.
+
+    >>> label(ToMeMerging(r=8))
+    'r = 8'
+    """
+    value = merging.knob
+    return f"{merging.DESCRIPTION.symbol} = {value[0] if isinstance(value, tuple) else value}"
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,7 @@ def cases(mergers: tuple[str, ...] = tuple(RATES)) -> Iterator[tuple[str, str, M
         if name == "none":
             yield "none", "", None
         for merging in RATES[name]:
-            yield name, LABELS[name](merging), merging
+            yield name, label(merging), merging
 
 
 def evaluate(

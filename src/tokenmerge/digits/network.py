@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from tokenmerge.digits.data import SIDE
-from tokenmerge.spec.shared.vit_config import Merging, PatchMergerMerging, ViTConfig
+from tokenmerge.spec.shared.description import Merging
+from tokenmerge.spec.shared.vit_config import ViTConfig
 
 CHECKPOINT = Path(__file__).with_name("digits.safetensors")
 
@@ -19,7 +20,7 @@ def digits_config(merging: Merging | None = None, **options: Any) -> ViTConfig:
     >>> digits_config().num_tokens
     65
     """
-    pool = "mean" if isinstance(merging, PatchMergerMerging) else "class"
+    needs = {"pool": "class", "fc_norm": False, **(merging.NETWORK if merging else {})}
     sizes: dict[str, Any] = {"image_size": SIDE, "patch_size": 4, "channels": 1, "num_classes": 10}
     widths: dict[str, Any] = {"dim": 64, "depth": 6, "heads": 4, "mlp_dim": 128}
-    return ViTConfig(**sizes, **widths, pool=pool, fc_norm=False, merging=merging, **options)
+    return ViTConfig(**sizes, **widths, **needs, merging=merging, **options)

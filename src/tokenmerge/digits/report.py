@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from dataclasses import asdict
+from itertools import cycle
 from pathlib import Path
 
 from rich.box import SIMPLE_HEAD
@@ -13,9 +14,11 @@ from rich.text import Text
 
 from tokenmerge.digits.evaluate import Row
 from tokenmerge.files import replacing, write_text
+from tokenmerge.spec.mergers import MERGERS
 
-TITLES = {"none": "no merging", "tome": "ToMe", "ats": "ATS", "patch_merger": "PatchMerger", "ltm": "LTM"}
-COLOURS = {"none": "#444444", "tome": "#0072b2", "ats": "#d55e00", "patch_merger": "#009e73", "ltm": "#cc79a7"}
+TITLES = {"none": "no merging", **{name: merger.title for name, merger in MERGERS.items()}}
+PALETTE = ("#444444", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # told apart by everybody
+COLOURS = dict(zip(TITLES, cycle(PALETTE), strict=False))
 NOTES = (
     "MMACs: millions of multiply-adds of one image. images/s: median of three passes, warm; a comparison only within "
     "this run.\n"

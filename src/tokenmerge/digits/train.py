@@ -13,7 +13,7 @@ from torch.nn import functional
 from tokenmerge.backends.registry import get_vit
 from tokenmerge.digits.data import Split
 from tokenmerge.digits.network import digits_config
-from tokenmerge.spec.shared.vit_config import Merging
+from tokenmerge.spec.shared.description import Merging
 
 Tensor = torch.Tensor
 BATCH, SHIFT, TURN, ZOOM = 64, 0.1, 0.2, 0.1  # images; parts of the width; radians; part of the scale

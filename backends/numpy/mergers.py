@@ -1,0 +1,12 @@
+"""The mergers of this backend. The one table of this wing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tokenmerge.backends.numpy.ats import ATS
+from tokenmerge.backends.numpy.ltm import LTM
+from tokenmerge.backends.numpy.patch_merger import PatchMerger
+from tokenmerge.backends.numpy.tome import ToMe
+
+MERGERS: dict[str, Any] = {"tome": ToMe, "ats": ATS, "patch_merger": PatchMerger, "ltm": LTM}

@@ -347,6 +347,11 @@ class DensePlan(Plan):
         self._check_merge(x, size)
         return product(self.weights, x.to(working_dtype(x))).to(x.dtype)
 
+    def merge_both(self, x: Tensor, size: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Both of tokens whose padding is cleared, as inside a network: nothing has to be kept out of the product."""
+        self._check_merge(x, size)
+        return matmul(self.weights, x.to(working_dtype(x))).to(x.dtype), self.merge_size(size)
+
     def share(self) -> Tensor:
         w = self.weights
         return safe_divide(w, w.sum(dim=1, keepdim=True)).transpose(1, 2)

@@ -191,7 +191,7 @@ def _ats_textbook(subject: Subject, shape: Shape) -> Function:
 
 
 def _patch_merger_textbook(subject: Subject, shape: Shape) -> Function:
-    queries, weight = subject.array((shape["M"], shape["C"])), subject.given(np.zeros(shape["C"]))
+    queries, weight = subject.array((shape["M"], shape["C"])), subject.given(np.zeros(shape["C"]), subject.dtype)
     return lambda x: textbook().patch_merger(x, queries, weight + 1, weight)
 
 
@@ -199,7 +199,7 @@ def _ltm_textbook(subject: Subject, shape: Shape) -> Function:
     """The prior is a plan of its own: LTM of nothing that is learned, applied to the identity."""
     merger = get_merger("ltm", dim=1, compression_ratio=shape["P"] / shape["N"])
     prior = subject.given(merger.plan(np.zeros((1, shape["N"], 1), np.float32)).weights[0].T)
-    weight = subject.given(np.zeros(shape["C"]))
+    weight = subject.given(np.zeros(shape["C"]), subject.dtype)
     return lambda x: textbook().ltm(x, weight, prior)
 
 

@@ -12,7 +12,7 @@ from tokenmerge.spec.mergers import MERGERS
 
 ROOT = Path(__file__).parents[1]
 PARTS = ("spec", "backends", "conformance", "src")
-MOST_LITERALS = 43  # each wing's one table, the public names of the backends, what is measured
+MOST_LITERALS = 46  # each wing's one table, the public names of the backends, what is measured
 MOST_COMPARISONS = 20
 
 

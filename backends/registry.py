@@ -136,7 +136,8 @@ def get_backend(name: str) -> ModuleType:
     except ModuleNotFoundError as error:
         missing = (error.name or "").partition(".")[0]
         if missing in _NEEDS.get(name, ()):
-            raise ImportError(f'backend "{name}" needs {missing}: pip install "tokenmerge[{name}]"') from None
+            install = " ".join(_NEEDS[name])
+            raise ImportError(f'backend "{name}" needs {missing}: pip install {install}') from None
         if name not in known and (error.name == path or path.startswith(f"{error.name}.")):
             raise ValueError(f"get_backend: `backend` must be a module that can be imported, got {name!r}") from None
         raise

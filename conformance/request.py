@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from types import ModuleType
 
 from tokenmerge.backends import get_backend
-from tokenmerge.conformance.checks import CHECKS, Check
+from tokenmerge.conformance.checks import Check
 from tokenmerge.conformance.checks.check import MERGERS
 from tokenmerge.conformance.runner import LEVELS, Result, not_run, run_check, select
 from tokenmerge.conformance.skips import Skips, reason_to_skip
@@ -143,8 +143,3 @@ def load(backend: str) -> ModuleType:
         raise ImportError(
             f"conformance: `backend` must be a module that can be imported, got {backend!r}, which raised {said}{where}"
         ) from error
-
-
-def all_ids() -> list[str]:
-    """The id of every check, whatever was asked for: a skip of another merger's check is not a mistake."""
-    return list(CHECKS)

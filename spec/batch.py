@@ -23,6 +23,7 @@ Rules:
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from inspect import signature
 from typing import Any
 
 import numpy as np
@@ -65,6 +66,14 @@ class _Merger:
 
     NAME: str
     PARAMETERS: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        """With the options that it was made with; the width of what is learned can be read off it."""
+        made = {"num_tokens_out": len(self.queries)} if hasattr(self, "queries") else {}
+        made |= {name: value for name, value in vars(self).items() if name not in ("options", *self.PARAMETERS)}
+        options = {**made, **getattr(self, "options", {})}
+        order = [name for name in signature(type(self)).parameters if name in options]
+        return f"{type(self).__name__}({', '.join(f'{name}={options[name]!r}' for name in order)})"
 
     def params(self) -> dict[str, Array]:
         """The learned parameters by name, as copies."""

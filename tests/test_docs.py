@@ -102,6 +102,10 @@ def missing_names(markdown: str) -> list[str]:
     return [name for name in NAMES if not re.search(rf"[\"`/]{name}[\"`/]", markdown)]
 
 
+def sources(part: str) -> list[Path]:
+    return [path for path in (ROOT / part).rglob("*.py") if not any(parent.is_symlink() for parent in path.parents)]
+
+
 # The pages
 
 
@@ -112,6 +116,16 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 def test_every_page_can_be_found() -> None:
     assert {page.resolve() for page in PAGES} - reachable(INDEX) == set()
+
+
+@pytest.mark.parametrize("page", LINKED, ids=lambda page: str(page.relative_to(ROOT)))
+def test_examples_are_fenced(page: Path) -> None:
+    assert not re.search(r"^\s*>>>", prose(page.read_text()), re.MULTILINE)
+
+
+def test_no_hint_names_a_package_that_no_index_has() -> None:
+    files = [*LINKED, *(path for part in ("src", "spec", "backends", "conformance") for path in sources(part))]
+    assert [path for path in files if re.search(r"pip install ['\"]?tokenmerge", path.read_text())] == []
 
 
 def test_readme_holds_the_commands() -> None:

@@ -335,4 +335,4 @@ def test_how_to_install_what_it_needs() -> None:
         [sys.executable, "-c", f"{code} from tokenmerge.cli import main; main()"], capture_output=True, text=True
     )
     assert run.returncode == 2
-    assert run.stderr == 'visualize needs matplotlib and pillow: pip install "tokenmerge[viz]"\n'
+    assert run.stderr == "visualize needs matplotlib and pillow: pip install matplotlib pillow\n"

@@ -22,7 +22,6 @@ from tokenmerge.backends.jax.vit import ViT
 NAME = "jax"
 VERSION = jax.__version__
 DTYPES = ("float16", "bfloat16", "float32", "float64")  # float64 where JAX's x64 mode is on, see `context`
-COMPILES = True  # once per shape and option: the conformance suite then draws few of them
 
 
 def devices() -> tuple[str, ...]:
@@ -48,7 +47,7 @@ def to_numpy(array: jax.Array) -> np.ndarray[Any, Any]:
 
 # For the conformance suite: what JAX adds to the interface.
 
-COMPILES = True  # once per shape and set of options
+COMPILES = True  # once per shape and option: the conformance suite then draws few of them
 
 
 def gradient(function: Callable[..., jax.Array], *arrays: jax.Array) -> list[jax.Array]:

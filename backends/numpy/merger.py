@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from inspect import signature
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,10 @@ class Merger:
     VALUES: Callable[..., Any] | None = None
     HAND_ON: Callable[..., Any] | None = None
     PARAMETERS: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        options = {name: getattr(self, name) for name in signature(type(self)).parameters if hasattr(self, name)}
+        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in options.items())})"
 
     def params(self) -> dict[str, Array]:
         """The learned parameters by name, as copies; the names are the same in every backend."""

@@ -180,7 +180,7 @@ def conformance(
     except ModuleNotFoundError as error:
         if error.name != "hypothesis":
             raise
-        raise ImportError('conformance needs hypothesis: pip install "tokenmerge[conformance]"') from None
+        raise ImportError("conformance needs hypothesis: pip install hypothesis") from None
 
     def names(option: str) -> tuple[str, ...]:
         return tuple(name.strip() for name in option.split(",") if name.strip())
@@ -226,7 +226,7 @@ def _without_pictures(command: str, error: ModuleNotFoundError) -> ImportError:
     """What to say when a module is missing: how to install it, if it is one that draws."""
     if (error.name or "").partition(".")[0] not in ("matplotlib", "PIL"):
         return error
-    return ImportError(f'{command} needs matplotlib and pillow: pip install "tokenmerge[viz]"')
+    return ImportError(f"{command} needs matplotlib and pillow: pip install matplotlib pillow")
 
 
 @app.command()

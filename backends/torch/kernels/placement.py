@@ -69,7 +69,7 @@ def slots(
     Returns:
         `(B,N)` int64; -1 for a token that is not real.
 
-    Source: arXiv 2210.09461, section 3.1; the order as in SEMANTICS step 6.
+    Source: arXiv 2210.09461, section 3.1; the order as in TOME-7 (docs/tome.md).
     """
     from tokenmerge.backends.torch.kernels.device import placement as device
 

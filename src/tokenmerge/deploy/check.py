@@ -57,7 +57,7 @@ def photographs(shape: tuple[int, int, int], files: Sequence[Path] = ()) -> Arra
         from tokenmerge.pictures.photo import load_photo
         from tokenmerge.pictures.viz import grey
     except ModuleNotFoundError:
-        raise ImportError('export: photographs need matplotlib and pillow: pip install "tokenmerge[viz]"') from None
+        raise ImportError("export: photographs need matplotlib and pillow: pip install matplotlib pillow") from None
     channels, height, width = shape
     if files:
         pictures = [load_photo(file, (height, width), owner="export") for file in files]

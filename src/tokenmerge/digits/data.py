@@ -29,7 +29,7 @@ def load_digits() -> tuple[Split, Split]:
         from sklearn import datasets
         from sklearn.model_selection import train_test_split
     except ModuleNotFoundError:
-        raise ImportError('digits need scikit-learn: pip install "tokenmerge[digits]"') from None
+        raise ImportError("digits need scikit-learn: pip install scikit-learn") from None
 
     found = datasets.load_digits()
     images = zoom(found.images, (1, SIDE / 8, SIDE / 8), order=1, grid_mode=True, mode="nearest")

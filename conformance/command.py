@@ -33,6 +33,8 @@ def conformance(
     level: str = "ci",
     seed: int | None = None,
     skips: Path | None = None,
+    xfails: Path | None = None,
+    law: str | None = None,
     json: Path | None = None,
     html: Path | None = None,
 ) -> int:
@@ -43,11 +45,14 @@ def conformance(
     Args:
         backend, device, dtypes, mergers, level, seed: see `tokenmerge.conformance.request`.
         skips: file of checks to leave out, see `tokenmerge.conformance.skips`.
+        xfails: file of checks that are known to fail, of the same form; one that passes is told.
+        law: an edition of the rules, see `tokenmerge.conformance.editions`.
         json: file for a report that machines read.
         html: file for a report that is one page.
 
     Returns:
-        0 if every check passed, 1 if one failed or none ran, 130 if it was interrupted.
+        0 if every check passed or failed as expected, 1 if one failed, passed against expectation or none ran, 130 if
+        it was interrupted.
 
     Raises:
         ValueError: an unknown backend, device, dtype, merger or level; a skip that skips nothing.
@@ -57,20 +62,31 @@ def conformance(
     """
     module = load(backend)
     left_out = {} if skips is None else read_skips(skips, CHECKS, module.DTYPES)
-    asked = request(backend, device=device, dtypes=dtypes, mergers=mergers, level=level, seed=seed, skips=left_out)
+    expected = {} if xfails is None else read_skips(xfails, CHECKS, module.DTYPES, "xfails")
+    lists: dict[str, Any] = {"skips": left_out, "xfails": expected, "law": law}
+    asked = request(backend, device=device, dtypes=dtypes, mergers=mergers, level=level, seed=seed, **lists)
     files = {name: path for name, path in (("json", json), ("html", html)) if path is not None}
     for name, path in files.items():
         check_writable(name, path)
-    given = [path.resolve() for path in (*files.values(), *([] if skips is None else [skips]))]
+    given = [path.resolve() for path in (*files.values(), skips, xfails) if path is not None]
     if len(set(given)) < len(given):
-        raise ValueError("conformance: `json`, `html` and `skips` must be different files, got the same one twice")
+        names = "`json`, `html`, `skips` and `xfails`"
+        raise ValueError(f"conformance: {names} must be different files, got the same one twice")
 
     report = run(asked)
     print_report(Console(), report)
+    print_law_and_stale(Console(), report)
     formats: dict[str, Callable[[], str]] = {"json": lambda: as_json(report), "html": lambda: html_page([report])}
     for name, path in files.items():
         write(path, formats[name]())
-    return INTERRUPTED if report["partial"] else int(report["verdict"] != "green")
+    return INTERRUPTED if report["partial"] else int(report["verdict"] != "green" or bool(report["stale"]))
+
+
+def print_law_and_stale(console: Console, report: dict[str, Any]) -> None:
+    """Which edition of the rules was measured, and the checks that pass although they are expected to fail."""
+    console.print(f"measured against the rules of {report['law']}", highlight=False)
+    for sentence in report["stale"]:
+        console.print(f"[bold red]{sentence}[/]", highlight=False)
 
 
 def run(asked: Request) -> dict[str, Any]:

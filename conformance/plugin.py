@@ -34,6 +34,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--tokenmerge-skips", metavar="FILE", help="checks to leave out, a line each: check [@ dtype]: reason"
     )
+    group.addoption("--tokenmerge-xfails", metavar="FILE", help="checks that are known to fail, in the same form")
+    group.addoption("--tokenmerge-rules", metavar="EDITION", help="measure against the rules of an edition")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -54,8 +56,10 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     try:
         # a file of skips may serve several backends: a dtype of any of them is there
         dtypes = {dtype: None for module in loaded.values() for dtype in getattr(module, "DTYPES", ())}
-        file = option("--tokenmerge-skips")
-        skips = read_skips(Path(file), CHECKS, dtypes) if file and dtypes else {}
+        lists = {}
+        for name in ("skips", "xfails"):
+            file = option(f"--tokenmerge-{name}")
+            lists[name] = read_skips(Path(file), CHECKS, dtypes, name) if file and dtypes else {}
         cases: list[tuple[object, str | None, object]] = []
         ids = []
         for backend, module in loaded.items():
@@ -70,7 +74,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
                 mergers=_names(option("--tokenmerge-merger")),
                 level=option("--tokenmerge-level"),
                 seed=option("--tokenmerge-seed"),
-                skips=skips,
+                law=option("--tokenmerge-rules"),
+                **lists,
             )
             for dtype, check in asked.pairs():
                 cases.append((asked, dtype, check))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from types import ModuleType
 
 from tokenmerge.backends import get_backend
 from tokenmerge.conformance.checks import Check
 from tokenmerge.conformance.checks.check import MERGERS
+from tokenmerge.conformance.editions import changed
 from tokenmerge.conformance.runner import LEVELS, Result, not_run, run_check, select
 from tokenmerge.conformance.skips import Skips, reason_to_skip
 from tokenmerge.conformance.subject import Subject
@@ -29,7 +30,9 @@ class Request:
         dtypes, checks: what runs.
         level, seed: how many examples, and which.
         skips: checks that are left out, with the reasons.
+        xfails: checks that are known to fail, with the reasons.
         mostly: the one dtype of the checks that are for no dtype alone and not `everywhere`; None for all dtypes.
+        law: the edition of the rules that was asked for; None for the rules as they are.
     """
 
     backend: str
@@ -40,7 +43,9 @@ class Request:
     level: str = "ci"
     seed: int | None = None
     skips: Skips = field(default_factory=dict)
+    xfails: Skips = field(default_factory=dict)
     mostly: str | None = None
+    law: str | None = None
 
     def rounds(self) -> Iterator[tuple[str, str, Check]]:
         """Every level, dtype and check, in the order in which they run."""
@@ -62,12 +67,24 @@ class Request:
         return check.applies(Subject(self.backend, self.module, dtype, self.device)) is None
 
     def run(self, dtype: str, check: Check, level: str | None = None) -> Result:
-        """Run one check, unless it does not apply or is skipped."""
+        """Run one check, unless it does not apply or is skipped; one that is expected to fail, and does, is skipped."""
         subject = Subject(self.backend, self.module, dtype, self.device)
         reason = reason_to_skip(self.skips, check.id, dtype)
         if reason and check.applies(subject) is None:
             return not_run(check, dtype, "skipped", reason)
-        return run_check(subject, check, level or self.level, self.seed)
+        result = run_check(subject, check, level or self.level, self.seed)
+        expected = reason_to_skip(self.xfails, check.id, dtype)
+        if expected is None or result.status != "failed":
+            return result
+        return replace(not_run(check, dtype, "skipped", f"fails, as expected: {expected}"), seconds=result.seconds)
+
+    def stale(self, results: Iterable[Result]) -> list[str]:
+        """One sentence for every check that is expected to fail and passes."""
+        return [
+            f"{each.id} in {each.dtype} passes, and is expected to fail: {reason}"
+            for each in results
+            if each.status == "passed" and (reason := reason_to_skip(self.xfails, each.id, each.dtype))
+        ]
 
 
 def request(
@@ -79,6 +96,8 @@ def request(
     level: str = "ci",
     seed: int | None = None,
     skips: Skips | None = None,
+    xfails: Skips | None = None,
+    law: str | None = None,
 ) -> Request:
     """Check what is asked for.
 
@@ -90,10 +109,12 @@ def request(
         mergers: some of the backend's; none for all.
         level: a key of `LEVELS`.
         seed: of the examples; None for the same ones in every run.
-        skips: see `tokenmerge.conformance.skips`.
+        skips, xfails: see `tokenmerge.conformance.skips`.
+        law: an edition of the rules, see `tokenmerge.conformance.editions`; checks of rules that it does not have, or
+            has with another sentence, are left out.
 
     Raises:
-        ValueError: an unknown backend, device, dtype, merger or level.
+        ValueError: an unknown backend, device, dtype, merger, level or edition; a check that is skipped and expected.
         ImportError: the backend does not import.
 
     >>> request("numpy", dtypes=("bfloat16",))
@@ -110,10 +131,14 @@ def request(
         check_choice("conformance", "dtype", dtype, module.DTYPES)
     for merger in mergers:
         check_choice("conformance", "merger", merger, [name for name in MERGERS if name in module.MERGERS])
-    checks = tuple(select(mergers or MERGERS))
+    both = set(skips or ()) & set(xfails or ())
+    if both:
+        raise ValueError(f"conformance: `xfails` must name checks that are not skipped, got {min(map(str, both))}")
+    other = set() if law is None else changed(law)
+    checks = tuple(check for check in select(mergers or MERGERS) if not other & set(check.rules))
     chosen = tuple(dict.fromkeys(dtypes)) or tuple(module.DTYPES)
     mostly = None if dtypes or level != "quick" else _mostly(module)
-    return Request(backend, module, device, chosen, checks, level, seed, skips or {}, mostly)
+    return Request(backend, module, device, chosen, checks, level, seed, skips or {}, xfails or {}, mostly, law)
 
 
 def _mostly(module: ModuleType) -> str | None:

@@ -7,6 +7,9 @@ One check in a line, in one dtype or in all, and after a colon the reason. Lines
     ltm-gradient @ float16: overflows; float16 is for inference only
 
 A line that can skip nothing is a mistake: the check was renamed, or the dtype is gone, and the line hides that.
+
+A file of expected failures has the same form. What it names runs, and has to fail: so somebody's CI can start with what
+is red and be green from the first day on. A line whose check passes is told, because it hides the next failure.
 """
 
 from __future__ import annotations
@@ -17,15 +20,17 @@ from pathlib import Path
 
 # (check, dtype or None for all of them) -> reason
 Skips = Mapping[tuple[str, str | None], str]
+VERBS = {"skips": "skip", "xfails": "expect"}
 
 
-def read_skips(path: Path, checks: Iterable[str], dtypes: Iterable[str]) -> Skips:
-    """The skips in a file.
+def read_skips(path: Path, checks: Iterable[str], dtypes: Iterable[str], option: str = "skips") -> Skips:
+    """The skips in a file, or the expected failures.
 
     Args:
         path: the file.
         checks: ids that exist.
         dtypes: that the backend has.
+        option: what the file was given as, "skips" or "xfails".
 
     Raises:
         ValueError: a line without a check, dtype or reason that is there; an entry that was there before.
@@ -35,12 +40,12 @@ def read_skips(path: Path, checks: Iterable[str], dtypes: Iterable[str]) -> Skip
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "which is not UTF-8"
-        raise OSError(f"conformance: `skips` must be a file that can be read, got {str(path)!r} ({why})") from None
-    return parse_skips(text, path.name, checks, dtypes)
+        raise OSError(f"conformance: `{option}` must be a file that can be read, got {str(path)!r} ({why})") from None
+    return parse_skips(text, path.name, checks, dtypes, VERBS[option])
 
 
-def parse_skips(text: str, name: str, checks: Iterable[str], dtypes: Iterable[str]) -> Skips:
-    """The skips in a text; `name` is what the sentences call it.
+def parse_skips(text: str, name: str, checks: Iterable[str], dtypes: Iterable[str], verb: str = "skip") -> Skips:
+    """The skips in a text; `name` is what the sentences call it, and `verb` what it does.
 
     >>> parse_skips("ltm-exact @ float16: why not", "my.skips", ["ltm-exact"], ["float16"])
     {('ltm-exact', 'float16'): 'why not'}
@@ -69,7 +74,7 @@ def parse_skips(text: str, name: str, checks: Iterable[str], dtypes: Iterable[st
         key = (check, dtype if at else None)
         earlier = line_of.get((check, None)) or line_of.get(key)
         if earlier:
-            raise ValueError(f"{where} must skip something new, got {what!r}, which line {earlier} skips")
+            raise ValueError(f"{where} must {verb} something new, got {what!r}, which line {earlier} {verb}s")
         found[key], line_of[key] = reason, number
     return found
 

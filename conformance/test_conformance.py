@@ -16,6 +16,9 @@ def test_conformance(conformance_case: tuple[Any, str | None, Any]) -> None:
     result = asked.run(dtype, check)
     if result.status in ("skipped", "not applicable"):
         pytest.skip(result.message)
+    stale = asked.stale([result])
+    if stale:
+        pytest.fail(stale[0], pytrace=False)
     if result.status == "failed":
         said = "\n".join(f"{rule}: {rules()[rule]}" for rule in result.broken)
         pytest.fail(f"{said}\n\n{result.message}\n\nRepeat it with:\n\n{result.snippet}", pytrace=False)

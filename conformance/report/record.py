@@ -10,6 +10,7 @@ from importlib import metadata
 from typing import Any
 
 from tokenmerge.conformance.checks.check import MERGERS, TIERS
+from tokenmerge.conformance.editions import current
 from tokenmerge.conformance.report.verdicts import VERDICTS, finite, verdict
 from tokenmerge.conformance.request import Request
 from tokenmerge.conformance.rules import rules
@@ -54,10 +55,12 @@ def make_report(asked: Request, results: Sequence[Result], partial: bool = False
         "when": datetime.now(UTC).isoformat(timespec="seconds"),
         "level": asked.level,
         "seed": asked.seed,
+        "law": asked.law or current(),
         "partial": partial,
         "verdict": word,
         "checks": {"planned": len(list(asked.pairs())), **{each: status[each] for each in STATUSES}},
         "verdicts": {each: sum(rule["verdict"] == each for rule in of_rules) for each in VERDICTS},
+        "stale": asked.stale(results),
         "examples": sum(result.examples for result in results),
         "rules": of_rules,
         "results": [_result(result) for result in results],

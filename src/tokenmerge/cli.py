@@ -155,6 +155,12 @@ def conformance(
     skips: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Checks to leave out, a line each: check [@ dtype]: reason.")
     ] = None,
+    xfails: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Checks that are known to fail, in the same form as --skips.")
+    ] = None,
+    rules: Annotated[
+        str | None, typer.Option(metavar="EDITION", help="Measure against the rules of an edition, such as 2026.12.")
+    ] = None,
     json: Annotated[Path | None, typer.Option(metavar="FILE", help="A report for machines.")] = None,
     html: Annotated[Path | None, typer.Option(metavar="FILE", help="A report as one page, to look at or show.")] = None,
     show: Annotated[bool, typer.Option("--list", help="Print the rules and the checks that prove them.")] = False,
@@ -186,6 +192,7 @@ def conformance(
         return tuple(name.strip() for name in option.split(",") if name.strip())
 
     given: dict[str, Any] = {"--skips": skips, "--json": json, "--html": html, "--backend": backend or None}
+    given |= {"--xfails": xfails, "--rules": rules}
     given |= {"--device": device or None, "--dtype": dtype or None, "--seed": seed if show else None}
     alone = "--list" if show else "--self-test" if self_test else ""
     extra = [name for name, value in given.items() if alone and value is not None]
@@ -216,6 +223,8 @@ def conformance(
         level=level,
         seed=seed,
         skips=skips,
+        xfails=xfails,
+        law=rules,
         json=json,
         html=html,
     )

@@ -6,10 +6,24 @@ from typing import Any
 
 import numpy as np
 
+from tokenmerge.conformance.bad import (
+    ATTENTION,
+    ATTN,
+    FLOAT_MASK,
+    INTEGERS,
+    NOISE,
+    SHORT_MASK,
+    SIZE,
+    UNIFORMS,
+    VALUE,
+    X,
+)
 from tokenmerge.conformance.case import Case, Outcome
 from tokenmerge.conformance.plan import check_laws
+from tokenmerge.conformance.proof import Bad, Proof
 from tokenmerge.conformance.rounding import Rounded
 from tokenmerge.conformance.verdict import Finding, exactly
+from tokenmerge.spec.ats import DESCRIPTION
 
 Array = np.ndarray[Any, Any]
 
@@ -171,3 +185,99 @@ def _covered(i: int, needed: Array, best: Array, chosen: Array, *rules: str) -> 
         at = int(by_token.argmax())
         message = f"indices[{i}] hold token {1 + chosen[at]}, which no sample can have chosen"
     return Finding(what, float(worst), rules, message)
+
+
+# The record
+
+
+def cases(draw: Any, kind: str, shape: tuple[int, int], mask: Array | None, choice: dict[str, Any]) -> Case:
+    """A case of a kind; `choice` has an option each of `SPACE`."""
+    from hypothesis import strategies as st
+
+    from tokenmerge.conformance.draws import CHANNELS, seeds, tokens  # only here: certificates need no Hypothesis
+
+    b, n = shape
+    k, heads = choice["max_tokens"], choice["heads"]
+    config: dict[str, Any] = {"max_tokens": k, "score": choice["score"]}
+    random = choice["random"] if kind != "exact" or choice["random"] == "released" else None
+    rng = np.random.default_rng(draw(seeds, label="seed of attention and values"))
+    if kind == "exact":
+        row, value = _dyadic_attention(rng, (b, heads, n), mask), rng.choice([-1.0, 1.0], (b, heads, n, CHANNELS))
+    else:
+        row, value = rng.random((b, heads, n)) ** 4, rng.standard_normal((b, heads, n, CHANNELS))
+        if kind == "degenerate":
+            row *= draw(st.sampled_from([0.0, 1.0]), label="attention is there")
+        elif draw(st.booleans(), label="some scores are zero"):
+            row *= rng.random(row.shape) < 0.5
+            row[rng.random(b) < 0.3] = 0  # and all of a sample
+        row /= np.maximum(row.sum(axis=2, keepdims=True), 1e-30)
+    attn = row
+    if choice["whole attention matrix"]:
+        attn = rng.random((b, heads, n, n))
+        attn[:, :, :1] = row[:, :, None][:, :, : min(1, n)]
+    inputs = {"x": draw(tokens("generic", (*shape, CHANNELS))), "attn": attn, "value": value}
+    if random == "noise":
+        config["sampling"] = "gumbel"
+        inputs["noise"] = rng.gumbel(size=(b, k, max(n - 1, 0)))
+    elif random == "released":
+        config["sampling"] = "released"
+    elif random == "uniforms":
+        inputs["uniforms"] = rng.random((b, k))
+    return Case("ats", config, inputs)
+
+
+def _dyadic_attention(rng: np.random.Generator, shape: tuple[int, int, int], mask: Array | None) -> Array:
+    """Attention to the class token's peers in 64ths that add up to one over the real ones, many of them zero."""
+    b, heads, n = shape
+    row = np.zeros(shape)
+    for i in range(b):
+        real = np.arange(1, n) if mask is None else 1 + np.flatnonzero(mask[i, 1:])
+        if len(real):
+            for h in range(heads):
+                some = rng.choice(real, size=rng.integers(1, len(real) + 1), replace=False)
+                row[i, h] = np.bincount(rng.choice(some, size=64), minlength=n) / 64
+    return row
+
+
+SPACE: dict[str, tuple[Any, ...]] = {
+    "max_tokens": (4, 7, 1, 64),
+    "score": ("per_head", "concat"),
+    "random": (None, "uniforms", "noise", "released"),
+    "heads": (1, 4),
+    "whole attention matrix": (False, True),
+}
+LEAST = {"max_tokens": 3}
+BAD: tuple[Bad, ...] = (
+    ({"max_tokens": 0}, {}),
+    ({"max_tokens": 2.0}, {}),
+    ({"max_tokens": 3, "score": "perhead"}, {}),
+    ({"max_tokens": 3, "sampling": "gumble"}, {}),
+    (LEAST, {"x": X[0], **ATTENTION}),
+    (LEAST, {"x": INTEGERS, **ATTENTION}),
+    (LEAST, {"x": X, "attn": ATTN[:, :, :5], "value": VALUE}),
+    (LEAST, {"x": X, "attn": ATTN[0, 0], "value": VALUE}),
+    (LEAST, {"x": X, "attn": ATTN, "value": VALUE[:, 0]}),
+    (LEAST, {"x": X, "attn": ATTN[:, :2], "value": VALUE}),
+    (LEAST, {"x": X[:, :5], **ATTENTION}),
+    (LEAST, {"x": X, **ATTENTION, "size": SIZE[:1]}),
+    (LEAST, {"x": X, **ATTENTION, "mask": SHORT_MASK}),
+    (LEAST, {"x": X, **ATTENTION, "mask": FLOAT_MASK}),
+    (LEAST, {"x": X, **ATTENTION, "noise": NOISE}),
+    (LEAST, {"x": X, **ATTENTION, "uniforms": UNIFORMS[:, :2]}),
+    ({"max_tokens": 3, "sampling": "gumbel"}, {"x": X, **ATTENTION}),
+    ({"max_tokens": 3, "sampling": "gumbel"}, {"x": X, **ATTENTION, "noise": NOISE[:, :, :4]}),
+    ({"max_tokens": 3, "sampling": "gumbel"}, {"x": X, **ATTENTION, "noise": NOISE, "uniforms": UNIFORMS}),
+)
+
+PROOF = Proof(
+    description=DESCRIPTION,
+    certify=certify,
+    cases=cases,
+    space=SPACE,
+    config=LEAST,
+    bad=BAD,
+    padding="ATS-7",
+    largest={"max_tokens": 64},
+    differences=lambda case, outcome, want: ("ATS-5",),
+    class_token=True,
+)

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from tokenmerge.conformance import ats, ltm, patch_merger, tome
 from tokenmerge.conformance.case import Case, Outcome, make_merger
+from tokenmerge.conformance.mergers import MERGERS
 from tokenmerge.conformance.rounding import UNIT
 from tokenmerge.conformance.verdict import Finding, Verdict, exactly
 from tokenmerge.spec import batch
@@ -15,7 +15,6 @@ from tokenmerge.spec import batch
 # How much coarser the next lower precision is.
 COARSER = {dtype: UNIT[dtype] / UNIT["float32"] for dtype in ("float16", "bfloat16")}
 COARSER["float64"] = UNIT["float32"] / UNIT["float64"]
-CERTIFY = {"tome": tome.certify, "ats": ats.certify, "patch_merger": patch_merger.certify, "ltm": ltm.certify}
 
 
 def judge(case: Case, outcome: Outcome, exact: bool = False) -> Verdict:
@@ -32,7 +31,7 @@ def judge(case: Case, outcome: Outcome, exact: bool = False) -> Verdict:
     >>> print(judge(case, run_case(case, "numpy")))
     agrees with the spec; 0 of the rounding budget used
     """
-    findings = [precision_first(finding, outcome.dtype) for finding in CERTIFY[case.merger](case, outcome)]
+    findings = [precision_first(finding, outcome.dtype) for finding in MERGERS[case.merger].certify(case, outcome)]
     differences = decisions(case, outcome)
     if exact:
         findings = [*findings, *differences]
@@ -54,10 +53,9 @@ def decisions(case: Case, outcome: Outcome) -> list[Finding]:
     }
     made = reference(inputs.pop("x"), **inputs).plan
     # what the certificates let pass is a tie, or close to one
-    if "assignment" in outcome.plan:
-        want = made.assignment.astype(int)
-        rules = tome.differences(case, outcome, want)
-        return [exactly("assignment", outcome.plan["assignment"].astype(int), want, *rules)]
-    if "indices" in outcome.plan:
-        return [exactly("indices", outcome.plan["indices"].astype(int), made.indices.astype(int), "ATS-5")]
+    for name in ("assignment", "indices"):
+        if name in outcome.plan:
+            want = getattr(made, name).astype(int)
+            rules = MERGERS[case.merger].differences(case, outcome, want)
+            return [exactly(name, outcome.plan[name].astype(int), want, *rules)]
     return []

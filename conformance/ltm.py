@@ -6,10 +6,13 @@ from typing import Any
 
 import numpy as np
 
+from tokenmerge.conformance.bad import FLOAT_MASK, INTEGERS, METRIC, SHORT_MASK, SIZE, X
 from tokenmerge.conformance.case import Case, Outcome
 from tokenmerge.conformance.plan import check_laws
+from tokenmerge.conformance.proof import Bad, Proof
 from tokenmerge.conformance.rounding import Rounded, softmax
 from tokenmerge.conformance.verdict import Finding, exactly, within
+from tokenmerge.spec.ltm import DESCRIPTION
 from tokenmerge.spec.shared.schedule import ltm_tokens_out
 
 Array = np.ndarray[Any, Any]
@@ -74,3 +77,66 @@ def certify(case: Case, outcome: Outcome) -> list[Finding]:
         got = None if outcome.plan["mask"] is None else outcome.plan["mask"][i]
         findings.append(exactly(f"plan.mask[{i}]", got, None if mask is None else filled, "LTM-6"))
     return [*findings, *check_laws(outcome, inputs)]
+
+
+# The record
+
+
+def cases(draw: Any, kind: str, shape: tuple[int, int], mask: Array | None, choice: dict[str, Any]) -> Case:
+    """A case of a kind; `choice` has an option each of `SPACE`."""
+    from hypothesis import strategies as st
+
+    from tokenmerge.conformance.draws import CHANNELS, seeds, tokens  # only here: certificates need no Hypothesis
+
+    b, n = shape
+    protected, ratio = min(choice["protected"], n), choice["compression_ratio"]
+    config = {"dim": CHANNELS, "compression_ratio": ratio, "protected": protected}
+    config["prior_smoothing"] = choice["prior_smoothing"]
+    inputs = {"x": draw(tokens(kind, (*shape, CHANNELS)))}
+    rng = np.random.default_rng(draw(seeds, label="seed of the parameters"))
+    rest = n - protected
+    if choice["prior"] != "pooling":
+        columns = (b,) * (choice["prior"] == "one per sample") + (ltm_tokens_out(rest, ratio),)
+        prior = rng.dirichlet(np.ones(max(rest, 1)), columns)[..., :rest]
+        if draw(st.booleans(), label="zeros in the prior"):
+            prior = prior * (rng.random(prior.shape) < 0.7)
+        inputs["prior"] = np.swapaxes(prior, -1, -2)
+    params = {"weight": rng.standard_normal(CHANNELS).astype(np.float32)}
+    return Case("ltm", config, inputs, params)
+
+
+SPACE: dict[str, tuple[Any, ...]] = {
+    "compression_ratio": (0.5, 0.25, 0.8, 1.0),
+    "protected": (0, 1, 2),
+    "prior_smoothing": (0.1, 0.0, 1.0),
+    "prior": ("pooling", "shared", "one per sample"),
+}
+LEAST = {"dim": 4, "compression_ratio": 0.5}
+BAD: tuple[Bad, ...] = (
+    ({"dim": 4, "compression_ratio": 0.0}, {}),
+    ({"dim": 4, "compression_ratio": 1.5}, {}),
+    ({"dim": 4, "compression_ratio": "half"}, {}),
+    ({"dim": 4, "compression_ratio": 0.5, "protected": -1}, {}),
+    ({"dim": 4, "compression_ratio": 0.5, "prior_smoothing": 1.1}, {}),
+    ({"dim": 4, "compression_ratio": 0.5, "protected": 7}, {"x": X}),
+    (LEAST, {"x": X[0]}),
+    (LEAST, {"x": METRIC}),
+    (LEAST, {"x": INTEGERS}),
+    (LEAST, {"x": X, "size": SIZE[:1]}),
+    (LEAST, {"x": X, "prior": np.ones((6, 2), np.float32)}),
+    (LEAST, {"x": X, "prior": np.ones((3, 6, 3), np.float32)}),
+    (LEAST, {"x": X, "mask": SHORT_MASK}),
+    (LEAST, {"x": X, "mask": FLOAT_MASK}),
+)
+
+PROOF = Proof(
+    description=DESCRIPTION,
+    certify=certify,
+    cases=cases,
+    space=SPACE,
+    config=LEAST,
+    bad=BAD,
+    padding="LTM-6",
+    first=("LTM-7",),
+    largest={"compression_ratio": 0.25},
+)

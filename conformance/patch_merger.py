@@ -6,10 +6,13 @@ from typing import Any
 
 import numpy as np
 
+from tokenmerge.conformance.bad import FLOAT_MASK, INTEGERS, METRIC, SHORT_MASK, SIZE, X
 from tokenmerge.conformance.case import Case, Outcome
 from tokenmerge.conformance.plan import check_laws
+from tokenmerge.conformance.proof import Bad, Proof
 from tokenmerge.conformance.rounding import Rounded, softmax
 from tokenmerge.conformance.verdict import Finding, exactly, within
+from tokenmerge.spec.patch_merger import DESCRIPTION
 
 Array = np.ndarray[Any, Any]
 
@@ -47,3 +50,54 @@ def certify(case: Case, outcome: Outcome) -> list[Finding]:
         *(within(f"weights[{i}]", outcome.plan["weights"][i], want, *rules) for i, want in enumerate(weights)),
         *laws,
     ]
+
+
+# The record
+
+
+def cases(draw: Any, kind: str, shape: tuple[int, int], mask: Array | None, choice: dict[str, Any]) -> Case:
+    """A case of a kind; `choice` has an option each of `SPACE`."""
+    from tokenmerge.conformance.draws import CHANNELS, seeds, tokens  # only here: certificates need no Hypothesis
+
+    m = choice["num_tokens_out"]
+    config = {"dim": CHANNELS, "num_tokens_out": m, **dict([choice["variant"]] if choice["variant"] else [])}
+    # without eps a constant token amplifies rounding without limit, unless it is zero
+    inputs = {"x": draw(tokens("generic" if config.get("eps") == 0 else kind, (*shape, CHANNELS)))}
+    rng = np.random.default_rng(draw(seeds, label="seed of the parameters"))
+    params = {"queries": rng.standard_normal((m, CHANNELS)), "scale": rng.random(CHANNELS) + 0.5}
+    if config.get("use_bias", True):
+        params["bias"] = rng.standard_normal(CHANNELS)
+    params = {name: value.astype(np.float32) for name, value in params.items()}
+    return Case("patch_merger", config, inputs, params)
+
+
+SPACE: dict[str, tuple[Any, ...]] = {
+    "num_tokens_out": (3, 1),
+    "variant": (None, ("logit_scale", 1.0), ("normalize", False), ("use_bias", False), ("eps", 1e-3), ("eps", 0.0)),
+}
+LEAST = {"dim": 4, "num_tokens_out": 2}
+BAD: tuple[Bad, ...] = (
+    ({"dim": 0, "num_tokens_out": 2}, {}),
+    ({"dim": 4, "num_tokens_out": 0}, {}),
+    ({"dim": 4.0, "num_tokens_out": 2}, {}),
+    ({"dim": 4, "num_tokens_out": 2, "eps": -1.0}, {}),
+    ({"dim": 4, "num_tokens_out": 2, "logit_scale": "1"}, {}),
+    ({"dim": 4, "num_tokens_out": 2, "seed": -1}, {}),
+    (LEAST, {"x": X[0]}),
+    (LEAST, {"x": METRIC}),
+    (LEAST, {"x": INTEGERS}),
+    (LEAST, {"x": X, "size": SIZE[:, :5]}),
+    (LEAST, {"x": X, "mask": SHORT_MASK}),
+    (LEAST, {"x": X, "mask": FLOAT_MASK}),
+)
+
+PROOF = Proof(
+    description=DESCRIPTION,
+    certify=certify,
+    cases=cases,
+    space=SPACE,
+    config=LEAST,
+    bad=BAD,
+    padding="PM-4",
+    first=("PM-5",),
+)

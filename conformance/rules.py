@@ -6,7 +6,9 @@ import importlib
 import re
 from functools import cache
 
-MODULES = ("plan", "tome", "ats", "patch_merger", "ltm", "information_bottleneck", "attention", "pooling", "batch")
+from tokenmerge.spec.mergers import MERGERS
+
+MODULES = ("plan", *MERGERS, "information_bottleneck", "attention", "pooling", "batch")
 _RULE = re.compile(r"^    ([A-Z]+-\d+): (.*?)(?=^    [A-Z]+-\d+: |\Z)", re.MULTILINE | re.DOTALL)
 
 

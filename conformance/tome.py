@@ -8,11 +8,14 @@ from typing import Any
 
 import numpy as np
 
+from tokenmerge.conformance.bad import FLOAT_MASK, INTEGERS, METRIC, PERMUTATION, SHORT_MASK, SIZE, X
 from tokenmerge.conformance.case import Case, Outcome
 from tokenmerge.conformance.plan import check_laws
+from tokenmerge.conformance.proof import Bad, Proof
 from tokenmerge.conformance.rounding import Rounded
 from tokenmerge.conformance.verdict import Finding, exactly
 from tokenmerge.spec.shared.schedule import kth_tokens_out, kth_width, tokens_removed
+from tokenmerge.spec.tome import DESCRIPTION
 
 Array = np.ndarray[Any, Any]
 ORDER = {"grouped": "TOME-7", "positional": "TOME-8", "score": "TOME-9"}
@@ -240,3 +243,82 @@ class _Sample:
     def _layout(self, want: Array, *rules: str) -> Finding:
         """Given who merged with whom, every slot is where the order says."""
         return exactly(f"assignment[{self.i}]", self.slots.astype(int), want.astype(int), *rules)
+
+
+# The record
+
+
+def cases(draw: Any, kind: str, shape: tuple[int, int], mask: Array | None, choice: dict[str, Any]) -> Case:
+    """A case of a kind; `choice` has an option each of `SPACE`."""
+    from tokenmerge.conformance.draws import (  # only here: certificates need no Hypothesis
+        CHANNELS,
+        WIDTH,
+        seeds,
+        tokens,
+    )
+
+    n = shape[1]
+    matching = choice["matching"]
+    config: dict[str, Any] = {"protected": min(choice["protected"], n)}
+    if matching == "kth":
+        config |= {"matching": "kth", "k": choice["k"]}
+    else:
+        config["r"] = max(1, n // 4) if choice["r"] == "a quarter" else choice["r"]
+        config |= {"matching": "random"} if matching == "random" else {"order": matching}
+    inputs = {"x": draw(tokens("generic", (*shape, CHANNELS)))}
+    inputs["metric"] = draw(tokens(kind, (*shape, WIDTH), "metrics"))
+    if matching == "random":
+        rng = np.random.default_rng(draw(seeds, label="seed of the permutation"))
+        inputs["permutation"] = rng.permuted(np.tile(np.arange(n), (shape[0], 1)), axis=1)
+    return Case("tome", config, inputs)
+
+
+SPACE: dict[str, tuple[Any, ...]] = {
+    "matching": ("grouped", "positional", "score", "kth", "random"),
+    "protected": (0, 1, 2, 5),
+    "r": (1, 3, 10**6, "a quarter", 0),
+    "k": (2, 3, 7, 1),
+}
+LEAST = {"r": 2}
+BAD: tuple[Bad, ...] = (
+    ({"r": -1}, {}),
+    ({"r": 1.5}, {}),
+    ({"r": True}, {}),
+    ({}, {}),
+    ({"r": 2, "protected": -1}, {}),
+    ({"r": 2, "protected": 7}, {"x": X}),
+    ({"r": 2, "order": "groupd"}, {}),
+    ({"r": 2, "matching": "bipartit"}, {}),
+    ({"r": 2, "matching": "random", "order": "score"}, {}),
+    ({"r": 2, "k": 3}, {}),
+    ({"matching": "kth"}, {}),
+    ({"matching": "kth", "k": 0}, {}),
+    (LEAST, {"x": X[0]}),
+    (LEAST, {"x": INTEGERS}),
+    (LEAST, {"x": [1.0, 2.0]}),
+    (LEAST, {"x": None}),
+    (LEAST, {"x": X, "metric": METRIC[:1]}),
+    (LEAST, {"x": X, "metric": METRIC[:, :5]}),
+    (LEAST, {"x": X, "metric": METRIC[0]}),
+    (LEAST, {"x": X, "size": SIZE[:, :5]}),
+    (LEAST, {"x": X, "size": PERMUTATION}),
+    (LEAST, {"x": X, "mask": SHORT_MASK}),
+    (LEAST, {"x": X, "mask": FLOAT_MASK}),
+    (LEAST, {"x": X, "permutation": PERMUTATION}),
+    ({"r": 2, "matching": "random"}, {"x": X}),
+    ({"r": 2, "matching": "random"}, {"x": X, "permutation": SIZE}),
+    ({"r": 2, "matching": "random"}, {"x": X, "permutation": PERMUTATION[:, :4]}),
+)
+
+PROOF = Proof(
+    description=DESCRIPTION,
+    certify=certify,
+    cases=cases,
+    space=SPACE,
+    config=LEAST,
+    bad=BAD,
+    padding="TOME-12",
+    largest={"r": "a quarter", "protected": 1},
+    differences=differences,
+    differentiable=("x", "size"),
+)

@@ -259,7 +259,7 @@ class LTM(_Merger):
         return _merged(plan, x, size, plan.mask)
 
 
-MERGERS = {"tome": ToMe, "ats": ATS, "patch_merger": PatchMerger, "ltm": LTM}
+MERGERS: dict[str, Any] = {made.NAME: made for made in (ToMe, ATS, PatchMerger, LTM)}
 
 
 def devices() -> tuple[str, ...]:

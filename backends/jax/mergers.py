@@ -9,4 +9,4 @@ from tokenmerge.backends.jax.ltm import LTM
 from tokenmerge.backends.jax.patch_merger import PatchMerger
 from tokenmerge.backends.jax.tome import ToMe
 
-MERGERS: dict[str, Any] = {"tome": ToMe, "ats": ATS, "patch_merger": PatchMerger, "ltm": LTM}
+MERGERS: dict[str, Any] = {made.NAME: made for made in (ToMe, ATS, PatchMerger, LTM)}

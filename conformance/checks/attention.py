@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from tokenmerge.conformance.case import context, to_numpy
 from tokenmerge.conformance.checks.check import check
+from tokenmerge.conformance.draws import masks, seeds
 from tokenmerge.conformance.plan import apply
 from tokenmerge.conformance.rounding import Rounded, softmax, working
-from tokenmerge.conformance.strategies import masks, seeds
 from tokenmerge.conformance.subject import Mismatch, Subject
 from tokenmerge.conformance.verdict import Finding, exactly, within
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any
 
+from tokenmerge.conformance.mergers import MERGERS as PROOFS
 from tokenmerge.conformance.rules import rules
 from tokenmerge.conformance.subject import Mismatch, Subject
 
@@ -67,8 +68,11 @@ class Check:
         return None
 
 
-PREFIXES = {"tome": "TOME", "ats": "ATS", "patch_merger": "PM", "ltm": "LTM"}
-MERGERS = ("tome", "ats", "patch_merger", "ltm")
+PREFIXES = {name: proof.description.rules for name, proof in PROOFS.items()}
+MERGERS = tuple(PROOFS)
+DECIDING = tuple(name for name, proof in PROOFS.items() if proof.description.decides)
+SOFT = tuple(name for name in MERGERS if name not in DECIDING)
+LEARNED = tuple(name for name, proof in PROOFS.items() if proof.description.parameters)
 CHECKS: dict[str, Check] = {}
 
 

@@ -9,11 +9,16 @@ from hypothesis import strategies as st
 
 from tokenmerge.conformance.case import context, give, make_merger, read, to_numpy
 from tokenmerge.conformance.checks.check import check_each
+from tokenmerge.conformance.draws import sizes
+from tokenmerge.conformance.mergers import MERGERS
 from tokenmerge.conformance.plan import sample_plans, weights
 from tokenmerge.conformance.rounding import Rounded
-from tokenmerge.conformance.strategies import cases, sizes
+from tokenmerge.conformance.strategies import cases
 from tokenmerge.conformance.subject import Subject
 from tokenmerge.conformance.verdict import within
+
+# a second layer works on merged tokens, which PatchMerger's are not
+FOLLOWING = tuple(name for name, proof in MERGERS.items() if not proof.description.ends_prefix)
 
 
 @check_each(
@@ -28,11 +33,9 @@ def compose(subject: Subject, data: Any, merger: str) -> None:
     # a group whose sizes are all zero is averaged plainly, which is not a product of matrices (docs/plan.md)
     case.inputs["size"] = np.maximum(data.draw(sizes((b, n)), label="sizes"), 1)
     first = subject.run(case)
-    then = data.draw(
-        st.sampled_from([name for name in ("tome", "ats", "ltm") if name in module.MERGERS]), label="second merger"
-    )
+    then = data.draw(st.sampled_from([name for name in FOLLOWING if name in module.MERGERS]), label="second merger")
     mask = first.mask
-    if then == "ats" and mask is not None and not mask[:, :1].all():
+    if MERGERS[then].class_token and mask is not None and not mask[:, :1].all():
         mask = None
     case_two = data.draw(cases(then, "generic", False, options, (b, first.tokens.shape[1]), mask), label="second layer")
     case_two.inputs.pop("size", None)

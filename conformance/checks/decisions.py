@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from tokenmerge.conformance.checks.check import blame, check, check_each
-from tokenmerge.conformance.strategies import cases, seeds
+from tokenmerge.conformance.checks.check import DECIDING, blame, check, check_each
+from tokenmerge.conformance.draws import seeds
+from tokenmerge.conformance.mergers import MERGERS
+from tokenmerge.conformance.strategies import cases
 from tokenmerge.conformance.subject import Mismatch, Subject
 from tokenmerge.conformance.verdict import exactly
-
-PADDING = {"tome": "TOME-12", "ats": "ATS-7", "patch_merger": "PM-4", "ltm": "LTM-6"}
 
 
 @check_each(
@@ -21,7 +21,7 @@ PADDING = {"tome": "TOME-12", "ats": "ATS-7", "patch_merger": "PM-4", "ltm": "LT
     "On inputs whose arithmetic is exact in every precision every decision is the spec's; ties go to the lower index.",
     "TOME-*",
     "ATS-*",
-    mergers=("tome", "ats"),
+    mergers=DECIDING,
 )
 def exact(subject: Subject, data: Any, merger: str) -> None:
     subject.judge(data.draw(subject.cases(merger, "exact", padded=False)), exact=True)
@@ -82,15 +82,6 @@ def large(subject: Subject, data: Any, merger: str) -> None:
         subject.judge(data.draw(subject.cases(merger, "large")))
 
 
-# At least what a merger has to decide at N = 4096: r or K fixed, the class row alone, a mask that is not square.
-LARGEST: dict[str, dict[str, Any]] = {
-    "tome": {"r": "a quarter", "protected": 1},
-    "ats": {"max_tokens": 64},
-    "patch_merger": {},
-    "ltm": {"compression_ratio": 0.25},
-}
-
-
 @check_each(
     "largest",
     2,
@@ -106,7 +97,9 @@ LARGEST: dict[str, dict[str, Any]] = {
 )
 def largest(subject: Subject, data: Any, merger: str) -> None:
     shape = (1, 577 if subject.level == "quick" else 4096)
-    subject.judge(data.draw(cases(merger, "large", options="typical", shape=shape, fixed=LARGEST[merger])))
+    subject.judge(
+        data.draw(cases(merger, "large", options="typical", shape=shape, fixed=dict(MERGERS[merger].largest)))
+    )
 
 
 @check_each(
@@ -137,14 +130,14 @@ def degenerate(subject: Subject, data: Any, merger: str) -> None:
     "LTM-6",
 )
 def padded(subject: Subject, data: Any, merger: str) -> None:
-    kind = "exact" if merger in ("tome", "ats") else "generic"
+    kind = MERGERS[merger].kind
     case = data.draw(subject.cases(merger, kind, padded=True))
     try:
         outcome = subject.judge(case, exact=kind == "exact")
     except Mismatch:
         # where it is wrong without a mask, too, padding is not to blame
         subject.judge(replace(case, inputs={n: a for n, a in case.inputs.items() if n != "mask"}), kind == "exact")
-        with blame(PADDING[merger]):
+        with blame(MERGERS[merger].padding):
             raise
     # whatever stands in the padding, even NaN, must not be seen
     padding = ~case.inputs["mask"]
@@ -160,9 +153,9 @@ def padded(subject: Subject, data: Any, merger: str) -> None:
         again = subject.run(replace(case, inputs=dirty))
         subject.demand(
             case,
-            exactly(f"tokens with {filler} in the padding", again.tokens, outcome.tokens, PADDING[merger]),
-            exactly(f"size with {filler} in the padding", again.size, outcome.size, PADDING[merger]),
-            exactly(f"plan with {filler} in the padding", again.matrix, outcome.matrix, PADDING[merger]),
+            exactly(f"tokens with {filler} in the padding", again.tokens, outcome.tokens, MERGERS[merger].padding),
+            exactly(f"size with {filler} in the padding", again.size, outcome.size, MERGERS[merger].padding),
+            exactly(f"plan with {filler} in the padding", again.matrix, outcome.matrix, MERGERS[merger].padding),
         )
 
 

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from tokenmerge.conformance import ats
 from tokenmerge.conformance.case import Case, context, give, to_numpy
 from tokenmerge.conformance.checks.check import check
+from tokenmerge.conformance.draws import CHANNELS
 from tokenmerge.conformance.judge import precision_first
 from tokenmerge.conformance.rounding import Rounded, working
-from tokenmerge.conformance.strategies import CHANNELS
 from tokenmerge.conformance.subject import Subject
 from tokenmerge.conformance.verdict import exactly, within
 

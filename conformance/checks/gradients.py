@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 
 from tokenmerge.conformance.case import Case, context, give, make_merger, to_numpy
-from tokenmerge.conformance.checks.check import check_each
+from tokenmerge.conformance.checks.check import LEARNED, check_each
+from tokenmerge.conformance.mergers import MERGERS
 from tokenmerge.conformance.rounding import UNIT, Rounded
 from tokenmerge.conformance.subject import Subject
 from tokenmerge.conformance.verdict import within
-from tokenmerge.spec import batch, ltm, patch_merger
+from tokenmerge.spec import batch, patch_merger
 
 Array = np.ndarray[Any, Any]
 
@@ -48,7 +49,7 @@ def upstream_of(case: Case) -> Array:
 
 def loss_of_spec(case: Case, upstream: Array) -> Callable[[str, Array], float]:
     """`sum(tokens * upstream)` of the spec as a function of one input, the plan of hard mergers held fixed."""
-    hard = case.merger in ("tome", "ats")
+    hard = MERGERS[case.merger].description.decides
     inputs = {name: a.astype(np.float64) if a.dtype.kind == "f" else a for name, a in case.inputs.items()}
     plan = make_merger(case, batch)(**inputs).plan if hard else None
 
@@ -74,7 +75,7 @@ def gradient(subject: Subject, data: Any, merger: str) -> None:
     case = data.draw(subject.cases(merger, "generic"))
     case.inputs["x"] = np.random.default_rng(len(case.inputs)).standard_normal(case.inputs["x"].shape)
     module = subject.module
-    names = [name for name in ("x", "size") if name in case.inputs and (name == "x" or merger == "tome")]
+    names = [name for name in MERGERS[merger].differentiable if name in case.inputs]
     if "size" in names:
         case.inputs["size"] = np.maximum(case.inputs["size"], 1)
     with context(module, subject.dtype):
@@ -100,7 +101,7 @@ def gradient(subject: Subject, data: Any, merger: str) -> None:
     3,
     "The learned parameters of soft mergers receive the gradient of the formula.",
     "CALL-6",
-    mergers=("patch_merger", "ltm"),
+    mergers=LEARNED,
     needs="gradient {merger}.plan",
     dtype="float64",
     share=0.2,
@@ -116,7 +117,7 @@ def parameter_gradient(subject: Subject, data: Any, merger: str) -> None:
 
     def merged(plan: Callable[..., Any], norm: Callable[..., Any], x: Any, params: dict[str, Any], call: Any) -> Any:
         made = plan(x, **params, **options, **call)
-        if merger == "patch_merger" and case.config.get("normalize", True):
+        if "scale" in params and case.config.get("normalize", True):
             eps = case.config.get("eps", 1e-5)
             return made.merge(norm(x, params["scale"], params.get("bias"), eps=eps))
         return made.merge(x)
@@ -140,7 +141,7 @@ def parameter_gradient(subject: Subject, data: Any, merger: str) -> None:
     def loss_of_spec(name: str, value: Array) -> float:
         total = 0.0
         own = {key: array.astype(np.float64) for key, array in case.params.items()} | {name: value}
-        reference = {"patch_merger": patch_merger, "ltm": ltm}[merger]
+        reference = MERGERS[merger].description
         for i in range(len(x)):
             per_sample = {key: a if key == "prior" and a.ndim == 2 else a[i] for key, a in call.items()}
             total += float((merged(reference.plan, patch_merger.layer_norm, x[i], own, per_sample) * upstream[i]).sum())

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from tokenmerge.conformance.case import Case, Outcome, context, give, make_merger, read, to_numpy
 from tokenmerge.conformance.checks.check import blame, check_each
 from tokenmerge.conformance.judge import judge
+from tokenmerge.conformance.mergers import MERGERS
 from tokenmerge.conformance.subject import Subject
 from tokenmerge.conformance.verdict import Finding, exactly
 
@@ -108,7 +109,7 @@ def _turned(case: Case) -> Case:
     share=0.5,
 )
 def batch(subject: Subject, data: Any, merger: str) -> None:
-    kind = "exact" if merger in ("tome", "ats") else "generic"
+    kind = MERGERS[merger].kind
     case = data.draw(subject.cases(merger, kind).filter(lambda case: len(case.inputs["x"]) > 1))
     whole = subject.judge(case, exact=kind == "exact")
     i = data.draw(st.integers(0, len(case.inputs["x"]) - 1), label="sample")
@@ -135,8 +136,8 @@ def batch(subject: Subject, data: Any, merger: str) -> None:
     dtype="float32",
 )
 def compiled(subject: Subject, data: Any, merger: str) -> None:
-    exact = merger in ("tome", "ats")
-    case = data.draw(subject.cases(merger, "exact" if exact else "generic"))
+    exact = MERGERS[merger].kind == "exact"
+    case = data.draw(subject.cases(merger, MERGERS[merger].kind))
     subject.judge(case, exact)  # where the eager call is wrong, too, the compiler is not to blame
     module = subject.module
     traces: list[str] = []
@@ -187,7 +188,7 @@ def parameters(subject: Subject, data: Any, merger: str) -> None:
     reference = make_merger(replace(case, params={}), _spec())
     made = make_merger(replace(case, params={}), subject.module)
     want, got = reference.params(), made.params()
-    first = {"patch_merger": ("PM-5",), "ltm": ("LTM-7",)}.get(merger, ())
+    first = MERGERS[merger].first
     subject.demand(case, exactly("names of the parameters", sorted(got), sorted(want), "CALL-8"))
     subject.demand(case, *(exactly(f"first {name}", np.asarray(got[name]), want[name], *first) for name in want))
     made.load_params(case.params)

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from tokenmerge.conformance.case import context, to_numpy
 from tokenmerge.conformance.checks.check import check
 from tokenmerge.conformance.checks.gradients import central_differences
+from tokenmerge.conformance.draws import seeds
 from tokenmerge.conformance.rounding import Rounded, softmax
-from tokenmerge.conformance.strategies import seeds
 from tokenmerge.conformance.subject import Mismatch, Subject
 from tokenmerge.conformance.verdict import Finding, within
 from tokenmerge.spec import information_bottleneck as spec

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from tokenmerge.conformance.case import context, give, make_merger, read, to_numpy
-from tokenmerge.conformance.checks.check import check_each
+from tokenmerge.conformance.checks.check import LEARNED, check_each
 from tokenmerge.conformance.checks.independence import same
+from tokenmerge.conformance.mergers import MERGERS
 from tokenmerge.conformance.subject import Subject
 from tokenmerge.conformance.verdict import exactly
 from tokenmerge.spec import batch
@@ -29,7 +30,8 @@ def result(subject: Subject, data: Any, merger: str) -> None:
     with context(subject.module, subject.dtype):
         unmerged = outcome.result.plan.unmerge(outcome.result.tokens)
     dtype = str(unmerged.dtype).rpartition(".")[2]
-    there = {"ats": True, "patch_merger": False}.get(merger, "mask" in case.inputs)
+    merged = MERGERS[merger].description
+    there = merged.pads or (merged.sizes != "fresh" and "mask" in case.inputs)
     subject.demand(
         case,
         exactly("dtype of plan.unmerge(tokens)", dtype, subject.dtype, "PLAN-8"),
@@ -60,7 +62,7 @@ def _can_be_set(plan: Any, name: str) -> bool:
     1,
     "Who changes what params() gave, or what load_params was given, does not change the merger.",
     "CALL-11",
-    mergers=("patch_merger", "ltm"),
+    mergers=LEARNED,
     share=0.1,
 )
 def copies(subject: Subject, data: Any, merger: str) -> None:

@@ -12,14 +12,15 @@ from tokenmerge.conformance.case import context, give, make_merger, read, to_num
 from tokenmerge.conformance.checks.check import blame, check_each
 from tokenmerge.conformance.checks.independence import same
 from tokenmerge.conformance.judge import judge
+from tokenmerge.conformance.mergers import MERGERS
 from tokenmerge.conformance.subject import Subject
 from tokenmerge.conformance.verdict import exactly
 
 
 @check_each("strided", 2, "Views, slices with a step and transposed arrays give what contiguous ones give.", "CALL-9")
 def strided(subject: Subject, data: Any, merger: str) -> None:
-    exact = merger in ("tome", "ats")
-    case = data.draw(subject.cases(merger, "exact" if exact else "generic"))
+    exact = MERGERS[merger].kind == "exact"
+    case = data.draw(subject.cases(merger, MERGERS[merger].kind))
     subject.judge(case, exact)  # where contiguous arrays give something wrong, too, memory is not to blame
     module, dtype = subject.module, subject.dtype
     with context(module, dtype):
@@ -84,7 +85,7 @@ def moved(subject: Subject, data: Any, merger: str) -> None:
     "vmapped", 2, "A merger mapped over another axis gives what it gives one by one.", "CALL-4", needs="vmap", share=0.1
 )
 def vmapped(subject: Subject, data: Any, merger: str) -> None:
-    case = data.draw(subject.cases(merger, "exact" if merger in ("tome", "ats") else "generic"))
+    case = data.draw(subject.cases(merger, MERGERS[merger].kind))
     module = subject.module
     names = list(case.inputs)
     with context(module, subject.dtype):

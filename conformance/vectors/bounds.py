@@ -19,6 +19,7 @@ from tokenmerge.conformance.vectors.expected import given_plan, two_plans
 from tokenmerge.conformance.vectors.function_bounds import FUNCTIONS as ELEMENTARY
 from tokenmerge.conformance.vectors.vector import Array, Vector
 from tokenmerge.spec import plan as spec
+from tokenmerge.spec.mergers import MERGERS
 from tokenmerge.spec.shared.schedule import ltm_tokens_out
 
 Results = dict[str, Rounded]
@@ -56,9 +57,9 @@ def stack(rows: list[Rounded]) -> Rounded:
 
 
 def _weights(function: str, w: Rounded, u: Rounded) -> Results:
-    if function in ("tome", "ats"):
-        return {}
-    return {"weights": w} if function in ("patch_merger", "ltm") else {"matrix": w, "share": u}
+    if function in MERGERS:
+        return {} if MERGERS[function].decides else {"weights": w}
+    return {"matrix": w, "share": u}
 
 
 def _laws(w: Rounded, u: Rounded, x: Rounded, size: Array, dtype: str) -> Results:

@@ -67,14 +67,14 @@ class Decisions:
 
 def decisions(vector: Vector) -> Decisions | None:
     """What is decided in a case; None where the merger decides nothing."""
-    if vector.function not in ("tome", "ats"):
+    if vector.function not in MARGINS:
         return None
     made = Decisions()
     count = len(vector.inputs["x"])
     for i in range(count) if vector.samples is None else vector.samples:
         mask = vector.inputs["mask"][i] if "mask" in vector.inputs else np.ones(vector.inputs["x"].shape[1], bool)
         with np.errstate(all="ignore"):  # NaN in the padding
-            (_tome if vector.function == "tome" else _ats)(vector, made, i, mask)
+            MARGINS[vector.function](vector, made, i, mask)
     if not any(made.margins.values()):
         made.exact = True  # nothing to choose from
     return made
@@ -153,3 +153,6 @@ def _ats(vector: Vector, made: Decisions, i: int, mask: Array) -> None:
     distance = cdf[None, :] - u[:, None]
     made.require(significance.value, cdf.value, u.value, distance.value)
     made.choose("chosen", Rounded(np.abs(distance.value), distance.error, WORK), significance.value > 0)
+
+
+MARGINS = {"tome": _tome, "ats": _ats}  # of the mergers that decide

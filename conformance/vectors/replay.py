@@ -17,6 +17,7 @@ from safetensors.numpy import load_file
 from tokenmerge.conformance.case import context, to_numpy
 from tokenmerge.conformance.rounding import working
 from tokenmerge.conformance.vectors import DATA
+from tokenmerge.spec.mergers import MERGERS
 
 Array = np.ndarray[Any, Any]
 Entry = dict[str, Any]
@@ -126,7 +127,7 @@ def _call(room: str, name: str, result: str) -> Function:
 
 
 FUNCTIONS: dict[str, Function] = {
-    **dict.fromkeys(("tome", "ats", "patch_merger", "ltm"), _merger),
+    **dict.fromkeys(MERGERS, _merger),
     **dict.fromkeys(("partition", "selection", "dense"), _plan),
     "compose": _compose,
     "patch_merger_initial": _initial,

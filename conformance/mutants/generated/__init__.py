@@ -17,6 +17,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 
+from tokenmerge.conformance.mergers import MERGERS
 from tokenmerge.conformance.mutants.edited import edited
 from tokenmerge.conformance.mutants.generated.inputs import changes
 from tokenmerge.conformance.mutants.generated.operators import EXPRESSIONS, of_statement
@@ -24,21 +25,19 @@ from tokenmerge.conformance.mutants.generated.splice import Splice, splice
 
 BACKEND = "tokenmerge.backends.numpy"
 # file -> the rooms of the suite in which a change can show
-MERGERS = ("tome", "ats", "patch_merger", "ltm")
+NAMES = tuple(MERGERS)
+LEARNED = tuple(name for name, proof in MERGERS.items() if proof.description.parameters)
 FILES: dict[str, tuple[str, ...]] = {
-    "plan": MERGERS,
-    "precision": (*MERGERS, "attention", "information_bottleneck"),
-    "merger": ("patch_merger", "ltm"),
-    "tome": ("tome",),
+    **{name: (name,) for name in NAMES},
+    "plan": NAMES,
+    "precision": (*NAMES, "attention", "information_bottleneck"),
+    "merger": LEARNED,
     "matching": ("tome",),
-    "ats": ("ats",),
-    "patch_merger": ("patch_merger",),
-    "ltm": ("ltm",),
     "attention": ("attention",),
     "pooling": ("attention",),
     "information_bottleneck": ("information_bottleneck",),
 }
-OF_CLASS = {"PartitionPlan": ("tome",), "SelectionPlan": ("ats",), "DensePlan": ("patch_merger", "ltm")}
+OF_CLASS = {"PartitionPlan": ("tome",), "SelectionPlan": ("ats",), "DensePlan": LEARNED}
 ELSEWHERE = ("draw_permutation", "draw_uniforms", "draw_noise", "chain")  # not what the suite judges
 EQUIVALENT = Path(__file__).with_name("equivalent.txt")
 HOLES = Path(__file__).with_name("holes.txt")

@@ -3,35 +3,49 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from importlib import import_module
 from typing import Any
 
 from tokenmerge.bench.subject import Subject
 
+Peers = Iterator[tuple[str, Callable[..., Any]]]
 
-def operators(operation: str, subject: Subject, shape: dict[str, int]) -> Iterator[tuple[str, Callable[..., Any]]]:
+
+def operators(operation: str, subject: Subject, shape: dict[str, int]) -> Peers:
     """Name and function for our operator's inputs."""
     if subject.name == "jax" and operation == "attention":
         yield "jax.nn.dot_product_attention", _jax_attention
     if subject.name != "torch":
         return
-    if operation in ("patch_merger", "ltm") and (module := _found("vit_pytorch.vit_with_patch_merger")):
-        kept = shape["M"] if operation == "patch_merger" else shape["P"]
-        theirs = module.PatchMerger(dim=shape["C"], num_tokens_out=kept).to(
-            device=subject.where, dtype=_torch_dtype(subject)
-        )
-        yield "vit-pytorch's PatchMerger", theirs
-    side = round((shape.get("N", 0) - 1) ** 0.5)
-    if operation == "tome" and side % 2 == 0 and side**2 == shape["N"] - 1 and (module := _found("tomesd.merge")):
+    for theirs in THEIRS.get(operation, ()):
+        yield from theirs(subject, shape)
 
-        def tomesd(metric: Any, x: Any, size: Any) -> Any:
-            # no class token, no sizes: every second column of the grid is merged into the others
-            merge, _ = module.bipartite_soft_matching_random2d(
-                metric[:, 1:], side, side, 2, 1, shape["r"], no_rand=True
-            )
-            return merge(x[:, 1:], mode="mean")
 
-        yield "tomesd (no class token, no sizes)", tomesd
+def _vit_pytorch(slots: str, subject: Subject, shape: dict[str, int]) -> Peers:
+    if module := _found("vit_pytorch.vit_with_patch_merger"):
+        theirs = module.PatchMerger(dim=shape["C"], num_tokens_out=shape[slots])
+        yield "vit-pytorch's PatchMerger", theirs.to(device=subject.where, dtype=_torch_dtype(subject))
+
+
+def _tomesd(subject: Subject, shape: dict[str, int]) -> Peers:
+    side = round((shape["N"] - 1) ** 0.5)
+    if side % 2 or side**2 != shape["N"] - 1 or not (module := _found("tomesd.merge")):
+        return
+
+    def tomesd(metric: Any, x: Any, size: Any) -> Any:
+        # no class token, no sizes: every second column of the grid is merged into the others
+        merge, _ = module.bipartite_soft_matching_random2d(metric[:, 1:], side, side, 2, 1, shape["r"], no_rand=True)
+        return merge(x[:, 1:], mode="mean")
+
+    yield "tomesd (no class token, no sizes)", tomesd
+
+
+THEIRS: dict[str, tuple[Callable[[Subject, dict[str, int]], Peers], ...]] = {
+    "tome": (_tomesd,),
+    "patch_merger": (partial(_vit_pytorch, "M"),),
+    "ltm": (partial(_vit_pytorch, "P"),),
+}
 
 
 def _jax_attention(query: Any, key: Any, value: Any, size: Any) -> Any:

@@ -1,0 +1,59 @@
+"""How a merger is proved: the record that each `conformance/<name>.py` ends with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from tokenmerge.conformance.case import Case, Outcome
+from tokenmerge.conformance.verdict import Finding
+from tokenmerge.spec.shared.description import Description
+
+Bad = tuple[dict[str, Any], dict[str, Any]]
+
+
+def no_differences(case: Case, outcome: Outcome, want: Any) -> tuple[str, ...]:
+    """Of a merger that decides nothing."""
+    return ()
+
+
+@dataclass(frozen=True)
+class Proof:
+    """One merger, as the suite knows it.
+
+    Attributes:
+        description: what it is, from the spec.
+        certify: findings about an outcome.
+        cases: draws a case: `(draw, kind, shape, mask, choice)`, `choice` with an entry of every option of `space`.
+        space: what a compiling backend compiles anew for, besides shapes; the first of each is the typical one.
+        config: options that any backend takes, for checks that are about something else.
+        bad: (options, arguments of a call) that are refused.
+        padding: the rule about padded batches. first: that about first values of parameters.
+        largest: options at N = 4096: at least what has to be decided, the mask of a plan not square.
+        differences: the rules by which two decided plans differ.
+        class_token: whether the first token must be real.
+        differentiable: inputs that get a gradient, whatever is decided.
+    """
+
+    description: Description
+    certify: Callable[[Case, Outcome], list[Finding]]
+    cases: Callable[..., Case]
+    space: Mapping[str, tuple[Any, ...]]
+    config: Mapping[str, Any]
+    bad: tuple[Bad, ...]
+    padding: str
+    first: tuple[str, ...] = ()
+    largest: Mapping[str, Any] = field(default_factory=dict)
+    differences: Callable[[Case, Outcome, Any], tuple[str, ...]] = no_differences
+    class_token: bool = False
+    differentiable: tuple[str, ...] = ("x",)
+
+    @property
+    def name(self) -> str:
+        return self.description.name
+
+    @property
+    def kind(self) -> str:
+        """The kind of cases that shows most: exact decisions, or ordinary values."""
+        return "exact" if self.description.decides else "generic"

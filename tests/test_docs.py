@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 
 from tokenmerge.backends import registry
+from tokenmerge.spec.mergers import MERGERS
 
 ROOT = Path(__file__).parents[1]
 INDEX = ROOT / "docs" / "README.md"
 PAGES = sorted((ROOT / "docs").rglob("*.md"))
 LINKED = [*(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")), *PAGES]
 COMMANDS = ['pip install -e ".[all]" && tokenmerge demo', 'pip install -e ".[dev]" && pytest']
-NAMES = [*registry.OPTIONS, *registry._MODULES]
+NAMES = [*MERGERS, *registry._MODULES]
 
 
 # Reading Markdown
@@ -130,6 +131,13 @@ def test_no_hint_names_a_package_that_no_index_has() -> None:
 
 def test_readme_holds_the_commands() -> None:
     assert missing_commands((ROOT / "README.md").read_text()) == []
+
+
+def test_readme_is_read_in_a_minute() -> None:
+    text = (ROOT / "README.md").read_text()
+    assert len(text.splitlines()) <= 150
+    examples = ["\n".join(lines) for language, lines in fences(text) if language == "python"]
+    assert "from tokenmerge import patch" in examples[0]  # what people come for
 
 
 def test_ci_takes_the_second_command() -> None:

@@ -174,7 +174,7 @@ def _mark(preference: Tensor, eligible: Tensor, ranking: Tensor | None = None) -
     """`(B,N-1)` bool: the tokens that some row of `preference (B,K,N-1)`, in some order of them, likes best."""
     chosen = first_max(preference)[1]
     chosen = chosen if ranking is None else ranking.gather(1, chosen)
-    return torch.zeros_like(eligible).scatter(1, chosen, True) & eligible
+    return torch.zeros_like(eligible).scatter(1, chosen, 1) & eligible
 
 
 class ATS(Merger):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["patch"]
+__all__ = ["patch", "register_block"]
 
 
 def patch(model: Any, name: str, **options: Any) -> Any:
@@ -33,3 +33,18 @@ def patch(model: Any, name: str, **options: Any) -> Any:
     from tokenmerge.backends import get_backend
 
     return get_backend("torch").patch(model, name, **options)
+
+
+def register_block(block_class: Any, **names: Any) -> None:
+    """Make a block of one's own known to `patch`: `tokenmerge.backends.torch.patching.register_block`, which says how.
+
+    Args:
+        block_class: a torch.nn.Module that computes `x = x + attention(...)`, then `x = x + mlp(norm(x))`.
+        **names: of its parts: `attention`, `norm`, `mlp_end`, `keys`, `attention_class`, and more that have defaults.
+
+    Raises:
+        TypeError, ValueError: as there. ImportError: PyTorch is not installed.
+    """
+    from tokenmerge.backends.torch.patching import register_block as register
+
+    register(block_class, **names)

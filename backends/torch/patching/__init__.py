@@ -9,13 +9,15 @@ from typing import Any
 
 from torch import nn
 
-from tokenmerge.backends.torch.patching import timm, transformers
+from tokenmerge.backends.torch import observers
+from tokenmerge.backends.torch.patching import own, timm, transformers
 from tokenmerge.backends.torch.patching.ats import ATSPatch
 from tokenmerge.backends.torch.patching.families import CannotPatch, Network, method_name
 from tokenmerge.backends.torch.patching.handle import Handle, handle, hooks_of
 from tokenmerge.backends.torch.patching.install import install
 from tokenmerge.backends.torch.patching.ltm import LTMPatch
 from tokenmerge.backends.torch.patching.method import Method
+from tokenmerge.backends.torch.patching.own import register_block
 from tokenmerge.backends.torch.patching.patch_merger import PatchMergerPatch
 from tokenmerge.backends.torch.patching.readers import around, check_around
 from tokenmerge.backends.torch.patching.tome import ToMePatch
@@ -83,7 +85,13 @@ def patch(model: nn.Module, name: str, *, restore: bool = False, **options: Any)
         )
     method.given = dict(options) | ({"restore": True} if restore else {})
     check_training(model, network, method)
-    return Handle(model, install(model, network, method, restore))
+    patched = Handle(model, install(model, network, method, restore))
+    if network.unread and not restore and method.around is None:
+        observers.warn(
+            f"patch: {network.unread} reads merged tokens in a way that nobody has described: give "
+            "`register_block` reads_class=True if it reads the class token only, or patch with restore=True"
+        )
+    return patched
 
 
 def find(model: nn.Module, restore: bool = False) -> Network:
@@ -95,7 +103,7 @@ def find(model: nn.Module, restore: bool = False) -> Network:
     found = [
         (family, name, module)
         for name, module in model.named_modules()
-        for family in (timm, transformers)
+        for family in (timm, transformers, own)
         if family.is_network(module)
     ]
     if len(found) != 1:
@@ -106,7 +114,7 @@ def find(model: nn.Module, restore: bool = False) -> Network:
             f"Face ViT, DeiT, DINOv2, CLIP or SigLIP vision model), got {which}"
         )
     family, name, module = found[0]
-    check_around(around(model, module), restore)
+    check_around([*around(model, module), (name, module)], restore)
     network = family.read(model, module, name or type(module).__name__)
     if network.own and not restore:
         raise CannotPatch(
@@ -123,4 +131,4 @@ def _blocks(model: nn.Module) -> str:
     return f" (whose {name}[0] runs {method_name(longest[0])})" if longest and name else ""
 
 
-__all__ = ["CannotPatch", "Handle", "handle", "patch"]
+__all__ = ["CannotPatch", "Handle", "handle", "patch", "register_block"]

@@ -172,7 +172,8 @@ class AttentionRole(Role):
             return
         self.patch.say(
             f"{self.name} ran outside of its block, where nothing is merged; a module that runs the parts of a block "
-            "itself leaves the merger out"
+            "itself leaves the merger out",
+            about="attention outside",
         )
 
     def _biased(self, call: Call, x: Tensor, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:

@@ -82,6 +82,7 @@ class Network:
         pool: in place of its method `pool`, if it has one: `(module, its own, Counts, x, ...)`.
         makes_mask: the argument that is a mask; without it the network makes one that masks nothing. "" for none.
         num_patches: from the module, how many patches an image of the usual size has now; None if that is open.
+        unread: a module that reads the tokens in a way nobody has described, for a sentence; "" for none.
         own: a function of the network that reads tokens in its own way, for a sentence; "" if all are known.
     """
 
@@ -100,6 +101,7 @@ class Network:
     pool: Callable[..., Any] | None = None
     makes_mask: str = ""
     num_patches: Callable[[Any], int | None] | None = None
+    unread: str = ""
     own: str = ""
 
     @property

@@ -76,8 +76,12 @@ class Handle:
 
     @property
     def num_tokens(self) -> list[int]:
-        """For every block the tokens that it returned; [] before the first call."""
-        return list(self._last.counts)
+        """For every block how many tokens it left, restored ones not counted; [] before the first call."""
+        left, found = self._last.num_tokens_in, []
+        for plan in self.plans:
+            left = left if plan is None or self._last.around else plan.num_tokens_out
+            found.append(left)
+        return found
 
     def source(self, layer: int | None = None) -> Plan:
         """Which patch went into which token: the plans of all blocks as one, from the first block's tokens to the last.

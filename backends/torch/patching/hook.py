@@ -45,18 +45,18 @@ class Patch:
         call = self.thread.call()
         return call if call is not None and call.inside else None
 
-    def say(self, text: str) -> None:
-        """Warn, once; while a compiler reads this as well."""
-        _say(id(self), text)
+    def say(self, text: str, about: str = "") -> None:
+        """Warn, once of each thing; while a compiler reads this as well."""
+        _say(id(self), text, about or text)
 
 
 PATCHES: weakref.WeakValueDictionary[int, Patch] = weakref.WeakValueDictionary()
 
 
-def _say(identity: int, text: str) -> None:
+def _say(identity: int, text: str, about: str) -> None:
     patch = PATCHES[identity]
-    if text not in patch.said:
-        patch.said.add(text)
+    if about not in patch.said:
+        patch.said.add(about)
         observers.warn(f"patch: {text}")
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from tokenmerge.backends.torch.patching.block import AttentionRole, BlockRole
+from tokenmerge.backends.torch.patching.decoders import CrossMask
 from tokenmerge.backends.torch.patching.families import CannotPatch, Network
 from tokenmerge.backends.torch.patching.hook import Patch
 from tokenmerge.backends.torch.patching.marks import mark
@@ -15,6 +16,7 @@ from tokenmerge.backends.torch.patching.method import Method, placed
 from tokenmerge.backends.torch.patching.network import HeadRole, NetworkRole
 from tokenmerge.backends.torch.patching.parts import hook_part, hook_parts
 from tokenmerge.backends.torch.patching.pooling import Tokens
+from tokenmerge.backends.torch.patching.readers import DECODES, around, reader
 
 
 def install(model: nn.Module, network: Network, method: Method, restore: bool) -> Patch:
@@ -58,6 +60,9 @@ def install(model: nn.Module, network: Network, method: Method, restore: bool) -
         head = HeadRole(patch, parts_that_pool)
         mark(owner, head)
         head.look_at_parts(owner)
+    for _, outer in around(model, network.module):
+        if reader(outer) == DECODES:
+            hook_part(outer.get_submodule("decoder"), CrossMask(patch), kwargs=True)
     return patch
 
 

@@ -70,9 +70,9 @@ def _method(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
             return original(self, *args, **kwargs)
         return role.run(name, self, original, args, kwargs)
 
-    code = method.__code__  # of its own, because a compiler counts by it
-    method.__code__ = code.replace(co_name=name)  # type: ignore[attr-defined]
-    return method
+    own: Any = method
+    own.__code__ = own.__code__.replace(co_name=name)  # code of its own, because a compiler counts by it
+    return own
 
 
 def _reduce(self: Any, protocol: Any) -> Any:

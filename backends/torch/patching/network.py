@@ -43,6 +43,8 @@ class PoolsInParts(Role):
 class HeadRole(PoolsInParts):
     """A model around the network that pools by itself, in front of a part of its own."""
 
+    reads = True
+
     def run(self, name: str, module: Any, original: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> Any:
         self.look_at_parts(module)
         readers = self.patch.thread.readers

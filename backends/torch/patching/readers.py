@@ -13,7 +13,7 @@ from torch import nn
 
 from tokenmerge.backends.torch import observers
 from tokenmerge.backends.torch.patching.families import CannotPatch
-from tokenmerge.backends.torch.patching.hook import PATCHES, Patch
+from tokenmerge.backends.torch.patching.hook import PATCHES, Hook, Patch
 from tokenmerge.backends.torch.patching.marks import role_of
 from tokenmerge.backends.torch.patching.state import Call
 
@@ -21,11 +21,14 @@ from tokenmerge.backends.torch.patching.state import Call
 CLASS = "class"  # reads the class token, or what the network makes of it
 POOLS = "pools"  # pools by itself, by a hook of ours
 GRID = "grid"  # lays them out on a grid
-SEES = "sees"  # attends to all of them, or passes them on
+DECODES = "decodes"  # attends to all of them in a decoder, by a hook of ours
 READERS: dict[str, str] = {}  # by the full name of a `forward`; the families fill it in
 
 # packages whose modules pass on what they are given
-WRAPPERS = ("torch.nn.parallel", "torch.distributed", "torch._dynamo", "torch.fx", "accelerate", "peft", "lightning")
+WRAPPERS = (
+    *(f"torch.{package}" for package in ("nn.parallel", "distributed", "fx", "jit", "onnx", "export", "_export")),
+    *("torch._dynamo", "torch._functorch", "accelerate", "peft", "lightning", "pytorch_lightning"),
+)
 
 
 def reader(module: nn.Module) -> str | None:
@@ -83,7 +86,10 @@ def check_readers(patch: Patch, call: Call, output: Any) -> None:
 def _look(identity: int, count: int, before: int, replaced: bool, padded: bool) -> None:
     patch = PATCHES[identity]
     for module in observers.callers():
-        if _is_ours(patch, module) or any(_is_ours(patch, child) for child in _items(module)):
+        items = _items(module)
+        if _is_ours(patch, module) or (items and all(_is_ours(patch, child) for child in items)):
+            if getattr(role_of(module), "reads", False):
+                return  # what is around it gets what it has made of the tokens
             continue
         kind, name = reader(module), type(module).__name__
         if kind == GRID:
@@ -98,6 +104,17 @@ def _look(identity: int, count: int, before: int, replaced: bool, padded: bool) 
             )
         if kind == CLASS and replaced:
             raise RuntimeError(f"patch: {name} reads a class token, which 'patch_merger' leaves none of")
+        if kind == DECODES:
+            if padded and not _is_masked(patch, module):
+                raise RuntimeError(
+                    f"patch: {name} attends to all tokens, some of which are padding, and must be patched, not what is "
+                    "inside"
+                )
+            if not padded:
+                patch.say(f"the decoder of {name} attends to {count} tokens in place of {before} and counts no sizes")
+            return
+        if kind == CLASS:
+            return
         if kind is None:
             what = "mixtures of all tokens, none of them a class token" if replaced else "tokens of different sizes"
             patch.say(
@@ -110,6 +127,11 @@ def _look(identity: int, count: int, before: int, replaced: bool, padded: bool) 
 def _is_ours(patch: Patch, module: nn.Module) -> bool:
     role = role_of(module)
     return role is not None and role.patch is patch
+
+
+def _is_masked(patch: Patch, module: Any) -> bool:
+    hooks: list[Any] = list(module.decoder._forward_pre_hooks.values())
+    return any(isinstance(hook, Hook) and hook.patch is patch for hook in hooks)
 
 
 def _items(module: nn.Module) -> list[nn.Module]:

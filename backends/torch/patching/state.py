@@ -155,7 +155,6 @@ class Last:
     def __init__(self) -> None:
         self.plans: tuple[Plan | None, ...] = ()
         self.sizes: tuple[Tensor | None, ...] = ()
-        self.counts: tuple[int, ...] = ()
         self.num_tokens_in = 0
         self.size: Tensor | None = None
         self.mask: Tensor | None = None
@@ -167,7 +166,7 @@ class Last:
         """Keep the plans of a call, and no graph of it."""
         self.plans = tuple(_detached(plan) for plan in call.plans)
         self.sizes = tuple(None if size is None else size.detach() for size in call.sizes)
-        self.counts, self.num_tokens_in = tuple(call.counts), call.num_tokens_in
+        self.num_tokens_in = call.num_tokens_in
         self.size = None if call.size is None else call.size.detach()
         self.mask, self.around, self.replaced = call.mask, call.around, call.replaced
         self.whole = None if call.whole is None else _detached(call.whole)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import nn
 
 from tokenmerge.backends.torch import observers
@@ -29,16 +28,3 @@ def check_training(model: nn.Module, network: Network, method: Method) -> None:
                 f"{type(module).__name__}, which saves adapters only: save `state_dict()` of the mergers as well"
             )
             return
-
-
-def check_wrapped(wrappers: list[nn.Module], merger: nn.Module) -> str:
-    """Of wrappers that were put around the model after `patch`: what is wrong with a merger in them, or ""."""
-    for module in wrappers:
-        kind = f"{type(module).__module__}.{type(module).__name__}"
-        if kind.startswith("peft.") and torch.is_grad_enabled():
-            if module.training and not any(value.requires_grad for value in merger.parameters()):
-                return (
-                    f"the parameters of the merger will not be trained: {type(module).__name__} has frozen them "
-                    "(name `merger` in `modules_to_save`)"
-                )
-    return ""

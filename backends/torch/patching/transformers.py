@@ -14,7 +14,7 @@ from tokenmerge.backends.torch.patching.ats import attend
 from tokenmerge.backends.torch.patching.families import Attention, Block, Network, describe, method_name
 from tokenmerge.backends.torch.patching.hook import Patch
 from tokenmerge.backends.torch.patching.pooling import MeanPool, ProbePool
-from tokenmerge.backends.torch.patching.readers import CLASS, GRID, POOLS, READERS, around, reader
+from tokenmerge.backends.torch.patching.readers import CLASS, DECODES, GRID, POOLS, READERS, around, reader
 from tokenmerge.backends.torch.patching.tome import mean_key
 from tokenmerge.backends.torch.plan import SelectionPlan
 
@@ -35,12 +35,17 @@ def heads(attention: Any, x: Tensor, kwargs: dict[str, Any]) -> tuple[Tensor, Te
 
 def attend_chosen(
     attention: Any, q: Tensor, k: Tensor, v: Tensor, x: Tensor, plan: SelectionPlan, kwargs: dict[str, Any]
-) -> tuple[Tensor, None]:
-    """The rest of the module, for the chosen queries: `(B,P,C)`, and no attention weights."""
+) -> tuple[Tensor, Tensor | None]:
+    """The rest of the module, for the chosen queries: `(B,P,C)`, and the weights where its attention gives them."""
     last = attention.o_proj if hasattr(attention, "o_proj") else attention.out_proj
     rate = attention.attention_dropout if hasattr(attention, "attention_dropout") else attention.dropout
-    seen = attend(q, k, v, kwargs.get("attention_mask"), rate if attention.training else 0.0, None)
-    return last(seen), None
+    bias, dropout = kwargs.get("attention_mask"), rate if attention.training else 0.0
+    if attention.config._attn_implementation != "eager":
+        return last(attend(q, k, v, bias, dropout, None)), None
+    logits = (q @ k.transpose(2, 3)) * (attention.scaling if hasattr(attention, "scaling") else attention.scale)
+    weights = (logits if bias is None else logits + bias).softmax(dim=-1, dtype=torch.float32).to(q.dtype)
+    weights = nn.functional.dropout(weights, dropout)
+    return last((weights @ v).transpose(1, 2).flatten(2)), weights
 
 
 ATTENTION = Attention("k_proj", keys, heads, attend_chosen, "attention_mask", 1, ("hidden_states", "attention_mask"))
@@ -60,6 +65,7 @@ class Family:
         prefix: class and distillation tokens.
         heads: models around it that pool by themselves: by what they pool.
         on_grid: models that lay the tokens out on a grid.
+        backbone: a class that runs the blocks as well, and lays the tokens out on a grid; "" for none.
         readers: models around it that read the class token, or what the network makes of it.
     """
 
@@ -74,6 +80,7 @@ class Family:
     heads: dict[str, str]
     on_grid: tuple[str, ...] = ()
     readers: tuple[str, ...] = ()
+    backbone: str = ""
 
 
 def _vit(file: str, name: str, prefix: int) -> Family:
@@ -89,9 +96,9 @@ def _dino(file: str, name: str) -> Family:
     package = f"transformers.models.{file}.modeling_{file}.{name}"
     network, block, attention = (f"{package}{part}" for part in ("Model", "Layer", "Attention"))
     heads = {f"{package}ForImageClassification": "class and mean"}
-    on_grid = (f"{package}Backbone",)
+    backbone = f"{package}Backbone"
     where = ("encoder.layer", "layernorm", "embeddings.patch_embeddings")
-    return Family(network, block, attention, DINO, *where, 1, heads, on_grid)
+    return Family(network, block, attention, DINO, *where, 1, heads, (backbone,), backbone=backbone)
 
 
 def _clip(file: str, name: str, norm: str | None, prefix: int) -> Family:
@@ -116,6 +123,8 @@ for _family_ in FAMILIES:
     READERS |= {f"{name}.forward": POOLS for name in _family_.heads}
     READERS |= {f"{name}.forward": GRID for name in _family_.on_grid}
     READERS |= {f"{name}.forward": CLASS for name in _family_.readers}
+ENCODER_DECODER = "transformers.models.vision_encoder_decoder.modeling_vision_encoder_decoder"
+READERS[f"{ENCODER_DECODER}.VisionEncoderDecoderModel.forward"] = DECODES
 BIASED = ("sdpa", "eager")  # attention functions that add a mask of floats to the logits
 
 
@@ -179,4 +188,6 @@ def _reads_class(outside: list[nn.Module], module: Any, family: Family, pools: s
 
 def _family(module: nn.Module) -> Family | None:
     name = method_name(module)
-    return next((family for family in FAMILIES if f"{family.network}.forward" == name), None)
+    return next(
+        (each for each in FAMILIES if name in {f"{kind}.forward" for kind in (each.network, each.backbone)}), None
+    )

@@ -140,6 +140,14 @@ def test_readme_is_read_in_a_minute() -> None:
     assert "from tokenmerge import patch" in examples[0]  # what people come for
 
 
+def test_contributing_names_files_that_exist() -> None:
+    """But for those of a merger `x`, which is to be added, and patterns."""
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    paths = re.findall(r"`((?:spec|backends|conformance|tests|tools|docs|src|\.ci)/[\w./-]*)`", text)
+    missing = [path for path in paths if not re.search(r"/x\.", path) and not (ROOT / path).exists()]
+    assert len(paths) > 20 and missing == []
+
+
 def test_ci_takes_the_second_command() -> None:
     lines = (ROOT / "README.md").read_text().splitlines()
     assert next(line for line in lines if re.match(r"pip install -e .+ && pytest", line)) == COMMANDS[1]

@@ -45,6 +45,7 @@ class ViTConfig:
     Raises:
         TypeError, ValueError: an option of the wrong type or out of range, or options that contradict each other.
 
+    >>> from tokenmerge import ATSMerging, ToMeMerging
     >>> config = ViTConfig(merging={range(0, 4): ATSMerging((128, 64, 64, 64)), range(4, 12): ToMeMerging(r=4)})
     >>> config.prefix_tokens, config.grid
     (1, (14, 14))

@@ -18,6 +18,7 @@ from tokenmerge.spec.ats import ATSMerging
 from tokenmerge.spec.ltm import LTMMerging
 from tokenmerge.spec.patch_merger import PatchMergerMerging
 from tokenmerge.spec.shared.merged import Merged
+from tokenmerge.spec.shared.protocols import Merger, Plan
 from tokenmerge.spec.shared.schedule import merge_schedule
 from tokenmerge.spec.shared.vit_config import ViTConfig
 from tokenmerge.spec.tome import ToMeMerging
@@ -32,7 +33,9 @@ __all__ = [
     "BackendInfo",
     "LTMMerging",
     "Merged",
+    "Merger",
     "PatchMergerMerging",
+    "Plan",
     "ToMeMerging",
     "ViTConfig",
     "__version__",

@@ -2,9 +2,64 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal, overload
+
+if TYPE_CHECKING:
+    from tokenmerge.backends.torch.patching.handle import Handle
 
 __all__ = ["patch", "register_block"]
+
+
+@overload
+def patch(
+    model: Any,
+    name: Literal["tome"],
+    *,
+    r: int | Sequence[int] | tuple[int, float] = ...,
+    tokens_out: int = ...,
+    prop_attn: bool = ...,
+    order: str = ...,
+    protected: int | None = ...,
+    around: Literal["mlp", "block"] | None = ...,
+    restore: bool = ...,
+) -> Handle: ...
+
+
+@overload
+def patch(
+    model: Any, name: Literal["ats"], *, max_tokens: int | Sequence[int], score: str = ..., restore: bool = ...
+) -> Handle: ...
+
+
+@overload
+def patch(
+    model: Any,
+    name: Literal["patch_merger"],
+    *,
+    layer: int | None = ...,
+    num_tokens_out: int = ...,
+    logit_scale: float | None = ...,
+    seed: int = ...,
+    restore: bool = ...,
+) -> Handle: ...
+
+
+@overload
+def patch(
+    model: Any,
+    name: Literal["ltm"],
+    *,
+    compression_ratio: float,
+    protected: int | None = ...,
+    prior_smoothing: float = ...,
+    around: Literal["mlp", "block"] | None = ...,
+    restore: bool = ...,
+) -> Handle: ...
+
+
+@overload
+def patch(model: Any, name: str, **options: Any) -> Any: ...
 
 
 def patch(model: Any, name: str, **options: Any) -> Any:

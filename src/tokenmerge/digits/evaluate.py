@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from tokenmerge.backends.registry import get_backend, get_vit
+from tokenmerge.backends.doors import get_vit
+from tokenmerge.backends.registry import get_backend
 from tokenmerge.digits.data import Split
 from tokenmerge.digits.network import digits_config
 from tokenmerge.spec.ats import ATSMerging

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from tokenmerge.backends.registry import get_vit
+from tokenmerge.backends.doors import get_vit
 from tokenmerge.digits.data import Split
 from tokenmerge.digits.network import digits_config
 from tokenmerge.spec.shared.description import Merging

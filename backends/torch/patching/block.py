@@ -161,6 +161,8 @@ class AttentionRole(Role):
         if self.sampled:
             named = dict(zip(self.parts.arguments, args, strict=False)) | kwargs
             named.pop(self.parts.arguments[0])
+            if call.own_mask and not call.merged_any:
+                named.pop(self.parts.mask, None)
             out = self.patch.method.sample(call, module, self.parts, x, named)
             if out is not None:
                 return out

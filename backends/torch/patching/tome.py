@@ -110,10 +110,15 @@ class ToMePatch(Method):
         """How many of its tokens a block removes."""
         r = self.schedule[index]
         if self._tokens_out:
-            r = max(-(-(num_tokens - self._tokens_out) // (self.depth - index)), 0)
+            r = self._step(num_tokens - self.protected, self._tokens_out - self.protected, self.depth - index)
         elif self._share is not None:
             r = self._share.numerator * (num_tokens - self.protected) // self._share.denominator
         return tokens_removed(num_tokens, r, self.protected)
+
+    @staticmethod
+    def _step(free: int, wanted: int, blocks: int) -> int:
+        """Tokens to remove now: an even share of what is too many, or more where the blocks left can only halve."""
+        return max(-(-(free - wanted) // blocks), free - wanted * 2 ** (blocks - 1), 0)
 
     def expects(self, call: Call, num_tokens: int) -> bool:
         return self.reads_between and self.removed(num_tokens, len(call.plans) - 1) > 0

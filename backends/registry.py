@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import re
 import sys
 from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import entry_points
+from importlib.metadata import PackageNotFoundError, entry_points, version
 from importlib.util import find_spec
 from types import ModuleType
 
@@ -26,6 +27,7 @@ _MODULES = {
     "jax": "tokenmerge.backends.jax",
 }
 _NEEDS = {"torch": ("torch",), "jax": ("jax", "flax")}
+OLDEST = {"torch": "2.6", "jax": "0.6.2", "flax": "0.10.7"}  # as pyproject.toml says; tested by CI with these
 
 
 @dataclass(frozen=True)
@@ -127,6 +129,7 @@ def get_backend(name: str) -> ModuleType:
         names = ", ".join(repr(each) for each in sorted(known))
         error = ValueError if isinstance(name, str) else TypeError
         raise error(f"get_backend: `backend` must be one of {names} or a module, got {shown(name)}{hint}")
+    _check_versions(name)
     path = known.get(name, name)
     try:
         module = importlib.import_module(path)
@@ -144,6 +147,25 @@ def get_backend(name: str) -> ModuleType:
 
 
 _LOADED: dict[str, ModuleType] = {}
+
+
+def _check_versions(name: str) -> None:
+    """Whether what a backend of ours needs is new enough, asked before its import fails in the middle."""
+    for package in _NEEDS.get(name, ()):
+        try:
+            found = version(package)
+        except PackageNotFoundError:  # the import says it, or it was never installed by pip
+            continue
+        oldest = OLDEST[package]
+        if _numbers(found) < _numbers(oldest):
+            raise ImportError(
+                f'backend "{name}" needs {package} >= {oldest}, got {found}: pip install --upgrade {package}'
+            )
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    """The numbers at the beginning of a version: `2.13.0+cpu` is (2, 13, 0)."""
+    return tuple(int(part) for part in re.match(r"[\d.]*\d|", text)[0].split(".") if part)  # type: ignore[index]
 
 
 def _is_dotted(name: str) -> bool:

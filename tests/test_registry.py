@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import sys
+import tomllib
+from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -95,3 +98,29 @@ def test_own_kernels_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     assert available_backends()["numpy"].kernels is None
     monkeypatch.setattr(torch_backend, "kernels_in_use", lambda: "triton 9 on cuda")
     assert available_backends()["torch"].kernels == "triton 9 on cuda"
+
+
+# Versions
+
+
+@pytest.mark.parametrize(("package", "backend", "found"), [("torch", "torch", "2.5.1+cpu"), ("flax", "jax", "0.9.0")])
+def test_a_framework_that_is_too_old(package: str, backend: str, found: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "_LOADED", {})
+    known = registry.version
+    monkeypatch.setattr(registry, "version", lambda name: found if name == package else known(name))
+    sentence = f'backend "{backend}" needs {package} >= {registry.OLDEST[package]}, got {found}: pip install --upgrade'
+    with pytest.raises(ImportError, match=re.escape(sentence)):
+        get_backend(backend)
+
+
+@pytest.mark.parametrize("found", ["2.13.0+cpu", "3", "2.15.0a0+git12"])
+def test_newer_ones_and_those_without_numbers_pass(found: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "version", lambda name: found)
+    registry._check_versions("torch")
+
+
+def test_bounds_are_those_of_the_project() -> None:
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
+    needs = [need for needs in project["optional-dependencies"].values() for need in needs]
+    bounds = dict(need.split(">=") for need in needs if ">=" in need)
+    assert registry.OLDEST.items() <= bounds.items()

@@ -22,6 +22,7 @@ from tokenmerge.conformance.skips import read_skips
 from tokenmerge.spec.shared.arguments import check_choice
 
 INTERRUPTED = 130  # what a shell says of a program that Ctrl-C ended
+STATUS = {"green": 0, "suite error": 3}  # any other verdict: 1
 
 
 def conformance(
@@ -51,8 +52,8 @@ def conformance(
         html: file for a report that is one page.
 
     Returns:
-        0 if every check passed or failed as expected, 1 if one failed, passed against expectation or none ran, 130 if
-        it was interrupted.
+        0 if every check passed or failed as expected; 1 if one failed, passed against expectation or none ran, or the
+        backend has a merger that the suite has no record of; 3 if the suite itself failed; 130 if it was interrupted.
 
     Raises:
         ValueError: an unknown backend, device, dtype, merger or level; a skip that skips nothing.
@@ -79,7 +80,9 @@ def conformance(
     formats: dict[str, Callable[[], str]] = {"json": lambda: as_json(report), "html": lambda: html_page([report])}
     for name, path in files.items():
         write(path, formats[name]())
-    return INTERRUPTED if report["partial"] else int(report["verdict"] != "green" or bool(report["stale"]))
+    if report["partial"]:
+        return INTERRUPTED
+    return STATUS.get(report["verdict"], 1) or int(bool(report["stale"]))
 
 
 def print_law_and_stale(console: Console, report: dict[str, Any]) -> None:

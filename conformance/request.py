@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from types import ModuleType
 
@@ -33,6 +33,7 @@ class Request:
         xfails: checks that are known to fail, with the reasons.
         mostly: the one dtype of the checks that are for no dtype alone and not `everywhere`; None for all dtypes.
         law: the edition of the rules that was asked for; None for the rules as they are.
+        some: whether only some of the backend's mergers were asked for.
     """
 
     backend: str
@@ -46,6 +47,7 @@ class Request:
     xfails: Skips = field(default_factory=dict)
     mostly: str | None = None
     law: str | None = None
+    some: bool = False
 
     def rounds(self) -> Iterator[tuple[str, str, Check]]:
         """Every level, dtype and check, in the order in which they run."""
@@ -77,6 +79,10 @@ class Request:
         if expected is None or result.status != "failed":
             return result
         return replace(not_run(check, dtype, "skipped", f"fails, as expected: {expected}"), seconds=result.seconds)
+
+    def not_looked_at(self) -> list[str]:
+        """The backend's mergers that the suite has no record of; none where only some mergers were asked for."""
+        return [] if self.some else [name for name in self.module.MERGERS if name not in MERGERS]
 
     def stale(self, results: Iterable[Result]) -> list[str]:
         """One sentence for every check that is expected to fail and passes."""
@@ -125,6 +131,7 @@ def request(
     """
     check_choice("conformance", "level", level, LEVELS)
     module = load(backend)
+    check_names_of(module, backend)
     if device is not None:
         check_choice("conformance", "device", device, module.devices())
     for dtype in dtypes:
@@ -138,7 +145,25 @@ def request(
     checks = tuple(check for check in select(mergers or MERGERS) if not other & set(check.rules))
     chosen = tuple(dict.fromkeys(dtypes)) or tuple(module.DTYPES)
     mostly = None if dtypes or level != "quick" else _mostly(module)
-    return Request(backend, module, device, chosen, checks, level, seed, skips or {}, xfails or {}, mostly, law)
+    left_out = (skips or {}, xfails or {})
+    return Request(backend, module, device, chosen, checks, level, seed, *left_out, mostly, law, bool(mergers))
+
+
+def check_names_of(module: ModuleType, backend: str) -> None:
+    """Check what a backend says of itself, before it is taken apart.
+
+    Raises:
+        TypeError: `DTYPES` is no tuple of names, `devices` no function, or `MERGERS` no mapping.
+    """
+    needs = {
+        "DTYPES": ("a tuple or list of names", isinstance(module.DTYPES, tuple | list)),
+        "devices": ("a function that returns names", callable(module.devices)),
+        "MERGERS": ("a mapping of names to mergers", isinstance(module.MERGERS, Mapping)),
+    }
+    for name, (needed, given) in needs.items():
+        if not given:
+            got = type(getattr(module, name)).__name__
+            raise TypeError(f"conformance: `{name}` of {backend!r} must be {needed}, got a {got}")
 
 
 def _mostly(module: ModuleType) -> str | None:

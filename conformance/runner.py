@@ -14,6 +14,7 @@ from tokenmerge.conformance.case import backend_of
 from tokenmerge.conformance.checks import CHECKS, Check
 from tokenmerge.conformance.checks.check import MERGERS
 from tokenmerge.conformance.failure import repeat_program, shown
+from tokenmerge.conformance.fault import REPORT, is_suites
 from tokenmerge.conformance.subject import Mismatch, Subject
 
 # Examples per check; the checks are the same at every level.
@@ -29,7 +30,7 @@ class Result:
     Attributes:
         id, tier, statement, rules: of the check.
         broken: the rules that are broken, where it failed.
-        status: "passed", "failed", "skipped" or "not applicable".
+        status: "passed", "failed", "skipped", "not applicable", or "suite error" where the suite itself failed.
         dtype: of the inputs.
         examples: how many were tried.
         worst, median: share of the rounding budget that the comparisons used; None where nothing was rounded.
@@ -104,10 +105,11 @@ def run_check(subject: Subject, check: Check, level: str = "ci", seed: int | Non
         status, snippet, broken = "failed", error.snippet, error.rules or check.rules
         message = "\n".join([error.message, *getattr(error, "__notes__", [])])
         shrunk = "" if error.case is None else shown(error.case, subject.dtype)
-    except Exception as error:
-        status, broken = "failed", check.rules
-        notes = getattr(error, "__notes__", [])
-        message = "\n".join([f"the check raised {type(error).__name__}: {error}", *notes])
+    except (Exception, SystemExit) as error:
+        ours = is_suites(error, subject.module)
+        status, broken = ("suite error", ()) if ours else ("failed", check.rules)
+        said = f"{check.id} raised {type(error).__name__}: {error}"
+        message = "\n".join([f"{said}; {REPORT}" if ours else said, *getattr(error, "__notes__", [])])
     budgets = subject.budgets
     again = ""
     if status == "failed":

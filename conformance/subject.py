@@ -75,7 +75,7 @@ class Subject:
         """Run a case; a crash is a mismatch like any other."""
         try:
             return run_case(case, self.module, self.dtype, self.device)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise Mismatch(
                 f"raised {type(error).__name__}: {error}, but should return a result [{case}]",
                 self.snippet(case),

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from tokenmerge.conformance.fault import SuiteError
 from tokenmerge.conformance.rules import rules
 
 
@@ -19,6 +20,8 @@ def test_conformance(conformance_case: tuple[Any, str | None, Any]) -> None:
     stale = asked.stale([result])
     if stale:
         pytest.fail(stale[0], pytrace=False)
+    if result.status == "suite error":
+        raise SuiteError(result.message)
     if result.status == "failed":
         said = "\n".join(f"{rule}: {rules()[rule]}" for rule in result.broken)
         pytest.fail(f"{said}\n\n{result.message}\n\nRepeat it with:\n\n{result.snippet}", pytrace=False)

@@ -82,7 +82,10 @@ def check(id: str, tier: int, statement: str, *rules: str, **options: Any) -> Ca
     def register(function: Function) -> Function:
         if id in CHECKS:
             raise ValueError(f"check: `id` must be a new one, got {id!r}")
-        CHECKS[id] = Check(id, tier, statement, _expand(rules), function, **options)
+        try:
+            CHECKS[id] = Check(id, tier, statement, _expand(rules), function, **options)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"check {id!r}: {error}") from error
         return function
 
     return register

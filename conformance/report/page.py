@@ -62,6 +62,11 @@ def _title(reports: Sequence[Report]) -> str:
     if red:
         rules = {rule["id"] for report in red for rule in report["rules"] if rule["verdict"] == "red"}
         return f"{listed} break{s} {len(rules)} rule{'' if len(rules) == 1 else 's'} of the spec"
+    if any(report["verdict"] == "suite error" for report in reports):
+        return f"{listed}: the suite itself failed"
+    unknown = list(dict.fromkeys(name for report in reports for name in report["not_looked_at"]))
+    if unknown:
+        return f"{listed}: not looked at: {', '.join(unknown)}"
     if any(report["verdict"] == "nothing checked" for report in reports):
         return f"{listed}: nothing was checked"
     if any(report["partial"] for report in reports):
@@ -75,7 +80,7 @@ def _title(reports: Sequence[Report]) -> str:
 
 def _header(reports: Sequence[Report]) -> str:
     words = {report["verdict"] for report in reports}
-    state = "red" if "red" in words else "open" if "nothing checked" in words else "green"
+    state = "red" if "red" in words else "green" if words <= {"green"} else "open"
     state = "open" if state == "green" and any(report["partial"] for report in reports) else state
     rules = len({rule["id"] for report in reports for rule in report["rules"]})
     examples = sum(report["examples"] for report in reports)
@@ -94,7 +99,7 @@ def _card(report: Report) -> str:
     counts, checks = report["verdicts"], report["checks"]
     when = datetime.fromisoformat(report["when"])
     seed = "the same every time" if report["seed"] is None else f"seed {report['seed']}"
-    done = sum(checks[status] for status in ("passed", "failed", "skipped", "not applicable"))
+    done = sum(checks[status] for status in ("passed", "failed", "skipped", "not applicable", "suite error"))
     facts = {
         "Device": report["device"],
         "Dtypes": ", ".join(report["dtypes"]),

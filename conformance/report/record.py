@@ -17,7 +17,7 @@ from tokenmerge.conformance.rules import rules
 from tokenmerge.conformance.runner import Result
 
 SCHEMA = 1  # goes up when a field changes its meaning or goes away
-STATUSES = ("passed", "failed", "skipped", "not applicable")
+STATUSES = ("passed", "failed", "skipped", "not applicable", "suite error")
 
 
 def make_report(asked: Request, results: Sequence[Result], partial: bool = False) -> dict[str, Any]:
@@ -36,7 +36,10 @@ def make_report(asked: Request, results: Sequence[Result], partial: bool = False
     tested = {rule for check in asked.checks for rule in check.rules} | {r for each in results for r in each.broken}
     of_rules = [_rule(rule, asked, results) for rule in rules() if rule in tested]
     status = Counter(result.status for result in results)
+    unknown = asked.not_looked_at()
     word = "red" if status["failed"] else "green" if status["passed"] else "nothing checked"
+    if word != "red":
+        word = "suite error" if status["suite error"] else "incomplete" if unknown else word
     return {
         "schema": SCHEMA,
         "backend": asked.backend,
@@ -45,6 +48,7 @@ def make_report(asked: Request, results: Sequence[Result], partial: bool = False
         "dtypes": list(asked.dtypes),
         "mostly": asked.mostly,  # the dtype of most checks, where the others are hardly looked at
         "mergers": [merger for merger in MERGERS if any(check.room == merger for check in asked.checks)],
+        "not_looked_at": unknown,
         "versions": {
             "tokenmerge": _version("tokenmerge"),
             "numpy": _version("numpy"),

@@ -64,14 +64,15 @@ def _result(value: Any) -> bool:
     return _always(value) and all(test(value[name]) for name, test in _sometimes.items() if name in value)
 
 
-STATUSES = ("planned", "passed", "failed", "skipped", "not applicable")
+STATUSES = ("planned", "passed", "failed", "skipped", "not applicable", "suite error")
 
 FIELDS: dict[str, Test] = {
-    "verdict": lambda value: value in ("green", "red", "nothing checked"),
+    "verdict": lambda value: value in ("green", "red", "nothing checked", "incomplete", "suite error"),
     "backend": _text,
     "backend_version": _text,
     "partial": _is(bool),
     "mergers": _texts,
+    "not_looked_at": _texts,
     "checks": lambda value: _mapping(_count)(value) and all(word in value for word in STATUSES),
     "verdicts": lambda value: _mapping(_count)(value) and all(word in value for word in VERDICTS),
     "when": _is_time,

@@ -33,6 +33,12 @@ def headline(report: dict[str, Any]) -> str:
     ran = checks["passed"] + checks["failed"]
     if report["verdict"] == "nothing checked":
         said = "no check ran, so nothing is proven"
+    elif report["verdict"] == "suite error":
+        failed = _count(checks["suite error"], "check")
+        said = f"{failed} could not run: an error of the suite, report this to tokenmerge"
+    elif report["verdict"] == "incomplete":
+        names = ", ".join(report["not_looked_at"])
+        said = f"{verdicts['green']} rules that were checked are green, but not looked at: {names}"
     elif report["verdict"] == "red":
         said = f"{_count(verdicts['red'], 'rule')} broken, {verdicts['green']} green"
     elif report["partial"]:
@@ -42,7 +48,7 @@ def headline(report: dict[str, Any]) -> str:
     rest = [f"{verdicts[word]} {said}" for word, said in _OTHER.items() if verdicts[word]]
     early = ""
     if report["partial"]:
-        done = ran + checks["skipped"] + checks["not applicable"]
+        done = ran + checks["skipped"] + checks["not applicable"] + checks["suite error"]
         early = f"PARTIAL, stopped early after {done} of {checks['planned']} checks: "
     more = f"; {', '.join(rest)}" if rest else ""
     failed = f", {checks['failed']} failed" if checks["failed"] else ""
@@ -68,6 +74,8 @@ def not_checked(report: dict[str, Any]) -> list[tuple[str, list[str]]]:
     others = [dtype for dtype in report["dtypes"] if dtype != report.get("mostly")]
     quick = f"most checks ran only in {report.get('mostly')}; `--dtype` runs all of them in others, too"
     lines = {
+        "Not looked at": [f"the suite has no record of the merger {name}" for name in report["not_looked_at"]],
+        "Errors of the suite": [each["message"] for each in report["results"] if each["status"] == "suite error"],
         "Quick": [f"{quick}: {', '.join(others)}"] if report.get("mostly") and others else [],
         "Skipped": [f"{reason}: {_checks(checks, report['dtypes'])}" for reason, checks in skipped.items()],
         "Not applicable": [f"{reason}: {', '.join(checks)}" for reason, checks in missing.items()],

@@ -177,7 +177,8 @@ def conformance(
 ) -> None:
     """Prove that a backend agrees with the spec, or show where it does not.
 
-    Exit status: 0 if every check passed, 1 if one failed, 2 for a mistake in the command, 130 after Ctrl-C.
+    Exit status: 0 if every check passed, 1 if one failed or a merger was not looked at, 2 for a mistake in the
+    command, 3 for an error of the suite itself, 130 after Ctrl-C.
     """
     if sys.flags.optimize >= 2:
         raise ValueError("conformance: Python must keep docstrings, which hold the rules, got -OO")

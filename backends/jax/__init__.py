@@ -15,6 +15,7 @@ from tokenmerge.backends.jax.ats import ATS
 from tokenmerge.backends.jax.ltm import LTM
 from tokenmerge.backends.jax.mergers import MERGERS
 from tokenmerge.backends.jax.patch_merger import PatchMerger
+from tokenmerge.backends.jax.patching import patch, with_plans
 from tokenmerge.backends.jax.plan import DensePlan, PartitionPlan, SelectionPlan, compose
 from tokenmerge.backends.jax.tome import ToMe
 from tokenmerge.backends.jax.vit import ViT
@@ -100,6 +101,7 @@ __all__ = [
     "gradient",
     "information_bottleneck",
     "ltm",
+    "patch",
     "patch_merger",
     "plan",
     "pooling",
@@ -107,4 +109,5 @@ __all__ = [
     "tome",
     "vit",
     "vmap",
+    "with_plans",
 ]

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tokenmerge.backends.jax.batches import ones, repeat
 from tokenmerge.backends.jax.check import check
 from tokenmerge.backends.jax.merger import Merger
 from tokenmerge.backends.jax.plan import SelectionPlan
@@ -117,13 +118,13 @@ def _plan(
     score: str,
     sampling: str,
 ) -> SelectionPlan:
-    b, n = value.shape[0], value.shape[2]
+    n = value.shape[2]
     others = max(n - 1, 0)
     slots = min(1, n) + min(max_tokens, others)
-    chosen = jnp.ones((b, min(1, n)), bool)
+    chosen = repeat(jnp.ones(min(1, n), bool), value)
     if others:
         significance = _scores(row, value, mask, score=score)
-        real = jnp.ones((b, others), bool) if mask is None else mask[:, 1:]
+        real = repeat(jnp.ones(others, bool), value) if mask is None else mask[:, 1:]
         if noise is not None:
             sampled = _gumbel(significance, real, noise)
         elif sampling == "released":
@@ -239,5 +240,5 @@ class ATS(Merger):
         """Keep the chosen tokens of `x (B,N,C)`."""
         check.tokens("ats", x, size, ("value", value, "H N d"))
         made = self.plan(attn, value, mask=mask, uniforms=uniforms, noise=noise)
-        size = jnp.ones(x.shape[:2], working_dtype(jnp.asarray(x))) if size is None else size
+        size = ones(x, working_dtype(x)) if size is None else size
         return Merged(made.merge(x, size), made.merge_size(size), made.mask, made)

@@ -8,10 +8,10 @@ from __future__ import annotations
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from flax import linen
 
 from tokenmerge.backends.jax import patch_merger
+from tokenmerge.backends.jax.batches import ones
 from tokenmerge.backends.jax.check import check
 from tokenmerge.backends.jax.vit import ViTOutput, vit
 from tokenmerge.spec.shared import arguments
@@ -28,6 +28,7 @@ DEVIATIONS = {"cls_token": 1e-6, "reg_token": 1e-6, "dist_token": 1e-6, "queries
 def initializer(config: ViTConfig, name: str) -> Any:
     """How the parameter of this name starts: a function of a key and a shape.
 
+    >>> import jax.numpy as jnp
     >>> config = ViTConfig(layer_scale=0.1)
     >>> initializer(config, "blocks.0.ls1.gamma")(jax.random.key(0), (2,)).tolist() == [jnp.float32(0.1)] * 2
     True
@@ -50,6 +51,7 @@ class ViT(linen.Module):
     Attributes:
         config: the network.
 
+    >>> import jax.numpy as jnp
     >>> from tokenmerge import ToMeMerging
     >>> small = dict(image_size=32, patch_size=4, dim=16, depth=2, heads=2, num_classes=5)
     >>> model, images = ViT(ViTConfig(**small, merging=ToMeMerging(r=8))), jnp.zeros((1, 32, 32, 3))
@@ -88,6 +90,7 @@ class PatchMerger(linen.Module):
         logit_scale, normalize, eps: as in `patch_merger.plan`.
         use_bias: whether the LayerNorm has a bias.
 
+    >>> import jax.numpy as jnp
     >>> merger, x = PatchMerger(dim=4, num_tokens_out=2), jnp.ones((1, 9, 4))
     >>> variables = merger.init(jax.random.key(0), x)
     >>> merger.apply(variables, x).tokens.shape, sorted(variables["params"])
@@ -116,5 +119,5 @@ class PatchMerger(linen.Module):
         options: dict[str, Any] = {"logit_scale": self.logit_scale, "normalize": self.normalize, "eps": self.eps}
         made = patch_merger.plan(x, queries=queries, scale=scale, bias=bias, mask=mask, **options)
         normalized = patch_merger.inputs(x, scale, bias, self.normalize, self.eps, mask)
-        size = jnp.ones(x.shape[:2], normalized.dtype) if size is None else size
+        size = ones(x, normalized.dtype) if size is None else size
         return Merged(made.merge(normalized).astype(x.dtype), made.merge_size(size), None, made)

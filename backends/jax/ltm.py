@@ -6,8 +6,10 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
+from tokenmerge.backends.jax.batches import ones, repeat
 from tokenmerge.backends.jax.check import check
 from tokenmerge.backends.jax.merger import Merger
 from tokenmerge.backends.jax.plan import DensePlan
@@ -86,16 +88,17 @@ def _plan(
     protected: int,
     prior_smoothing: float,
 ) -> DensePlan:
-    b, n, c = z.shape
+    _, n, c = z.shape
     width = ltm_tokens_out(n - protected, compression_ratio)
     if mask is not None:
         z = jnp.where(mask[:, :, None], z, 0)
 
-    real = jnp.ones((1, n), bool) if mask is None else mask
+    real = ones(z, np.dtype(bool)) if mask is None else mask
     rank = jnp.where(real, jnp.cumsum(real, axis=1, dtype=int) - 1, -1)
     place = jnp.where(rank >= protected, rank - protected, -1)
     count = jnp.maximum(jnp.sum(real, axis=1, keepdims=True, dtype=int) - protected, 0)
-    columns = jnp.asarray(ltm_tokens_out_upto(n - protected, compression_ratio))[count]
+    tokens_out = jnp.asarray(ltm_tokens_out_upto(n - protected, compression_ratio))
+    columns = jnp.take_along_axis(repeat(tokens_out, z), count, axis=1)
     if prior is None:
         g0 = pooling_prior(place, count, columns, width, prior_smoothing)
     else:
@@ -108,7 +111,7 @@ def _plan(
     targets = matmul(g0, tokens)
     step = matmul(targets, jnp.swapaxes(tokens * weight.astype(work)[None, None], 1, 2)) / c**0.5
     copied = (rank[:, None, :] == jnp.arange(protected)[None, :, None]).astype(work)
-    weights = jnp.concatenate([jnp.broadcast_to(copied, (b, protected, n)), softmax(safe_log(g0) + step)], axis=1)
+    weights = jnp.concatenate([copied, softmax(safe_log(g0) + step)], axis=1)
     if mask is None:
         return DensePlan(weights)
     slot = jnp.arange(protected + width)[None]
@@ -169,6 +172,6 @@ class LTM(Merger):
         """Merge `x (B,N,C)` to `(B, protected + ceil(rho n), C)`."""
         check.tokens("ltm", x, size, C=self.dim)
         made = self.plan(x, prior=prior, mask=mask)
-        size = jnp.ones(x.shape[:2], working_dtype(jnp.asarray(x))) if size is None else size
+        size = ones(x, working_dtype(x)) if size is None else size
         x = x if mask is None else jnp.where(mask[:, :, None], x, 0)
         return Merged(made.merge(x, size), made.merge_size(size), made.mask, made)

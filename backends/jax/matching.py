@@ -10,7 +10,7 @@ from tokenmerge.backends.jax.ties import first_max
 
 Array = jax.Array
 
-MOST = 2**20  # similarities in memory at once; a few times more take no less time
+MOST = 2**18  # similarities of a sample in memory at once: how large the batch is, and on how many devices, is open
 
 
 def nearest(a: Array, b: Array, allowed: Array) -> tuple[Array, Array]:
@@ -21,17 +21,17 @@ def nearest(a: Array, b: Array, allowed: Array) -> tuple[Array, Array]:
     >>> nearest(jnp.eye(2)[None], jnp.array([[[1.0, 0.0], [1.0, 1.0]]]), jnp.ones((1, 2), bool))[1].tolist()
     [[0, 1]]
     """
-    samples, length, width = a.shape
+    _, length, width = a.shape
 
     def block(rows: Array) -> tuple[Array, Array]:
         similarity = matmul(rows, jnp.swapaxes(b, 1, 2))
         return first_max(jnp.where(allowed[:, None, :], similarity, -jnp.inf))
 
-    if samples * length * b.shape[1] <= MOST:
+    if length * b.shape[1] <= MOST:
         return block(a)
-    blocks = -(-length // max(1, MOST // (samples * b.shape[1])))
+    blocks = -(-length // max(1, MOST // b.shape[1]))
     rows = -(-length // blocks)  # as even as can be: the last block is padded
     padded = jnp.pad(a, ((0, 0), (0, rows * blocks - length), (0, 0)))
-    parts = jnp.moveaxis(padded.reshape(samples, blocks, rows, width), 1, 0)
-    best, index = (jnp.moveaxis(each, 0, 1).reshape(samples, -1) for each in jax.lax.map(block, parts))
+    parts = jnp.moveaxis(padded.reshape(a.shape[0], blocks, rows, width), 1, 0)
+    best, index = (jnp.moveaxis(each, 0, 1).reshape(a.shape[0], -1) for each in jax.lax.map(block, parts))
     return best[:, :length], index[:, :length]

@@ -8,8 +8,12 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax import export
 
 from tokenmerge.spec.shared import arguments
+from tokenmerge.spec.shared.merged import Merged
+
+export.register_namedtuple_serialization(Merged, serialized_name="tokenmerge.Merged")
 
 
 class Merger(nnx.Module):

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from tokenmerge.backends.jax.batches import ones
 from tokenmerge.backends.jax.check import check
 from tokenmerge.backends.jax.merger import Merger
 from tokenmerge.backends.jax.plan import DensePlan
@@ -177,5 +178,5 @@ class PatchMerger(Merger):
         """Merge `x (B,N,C)` to `(B,M,C)`."""
         check.tokens("patch_merger", x, size, C=self.dim)
         made, normalized = self._run(x, mask)
-        size = jnp.ones(x.shape[:2], normalized.dtype) if size is None else size
+        size = ones(x, normalized.dtype) if size is None else size
         return Merged(made.merge(normalized).astype(jnp.asarray(x).dtype), made.merge_size(size), None, made)

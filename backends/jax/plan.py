@@ -6,22 +6,23 @@ costs one compilation and not one per operation; inside it they are part of the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tokenmerge.backends.jax.batches import ones, place_of, scatter_add
 from tokenmerge.backends.jax.check import check
 from tokenmerge.backends.jax.precision import matmul, safe_divide, working_dtype
 from tokenmerge.backends.jax.products import product
+from tokenmerge.backends.jax.pytrees import pytree
 from tokenmerge.spec.shared.arguments import check_composable, check_plans
 
 Array = jax.Array
-AnyPlan = TypeVar("AnyPlan", bound="Plan")
 
 
 class Plan:
@@ -65,7 +66,16 @@ class Plan:
 
     @property
     def _batch(self) -> int:
+        return self._first.shape[0]
+
+    @property
+    def _first(self) -> Array:
+        """What the plan is made of, for every sample."""
         raise NotImplementedError
+
+    def _ones(self, dtype: np.dtype[Any], count: int | None = None) -> Array:
+        """`(B,count)`, where the samples of the plan are; one for every token that comes in if no count is given."""
+        return ones(self._first, dtype, self.num_tokens_in if count is None else count)
 
     def _check_merge(self, x: Array, size: Array | None) -> tuple[Array, Array]:
         check.array("plan", "x", x, "B N C", B=self._batch, N=self.num_tokens_in)
@@ -79,7 +89,7 @@ class Plan:
     def _sizes(self, size: Array | None, *others: Array) -> Array:
         """The sizes, or ones, no coarser than the working precision of `others`."""
         if size is None:
-            return jnp.ones((self._batch, self.num_tokens_in), working_dtype(*others))
+            return self._ones(working_dtype(*others))
         self._check_size(size)
         size = jnp.asarray(size)
         return size.astype(working_dtype(size, *others))
@@ -88,35 +98,7 @@ class Plan:
         check.optional("plan", "size", size, "N", B=self._batch, N=self.num_tokens_in)
 
 
-def _pytree(*leaves: str) -> Callable[[type[AnyPlan]], type[AnyPlan]]:
-    """Register a plan as a pytree of these fields.
-
-    Not `register_dataclass`, which puts a plan together again by its constructor: the checks there would refuse what
-    JAX puts in, leaves of another rank under `vmap` and placeholders.
-    """
-    static = ("num_tokens_in", "num_tokens_out")
-
-    def register(kind: type[AnyPlan]) -> type[AnyPlan]:
-        def flatten(plan: AnyPlan) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
-            return tuple(getattr(plan, name) for name in leaves), tuple(getattr(plan, name) for name in static)
-
-        def flatten_with_keys(plan: AnyPlan) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
-            children, sizes = flatten(plan)
-            return tuple(zip(map(jax.tree_util.GetAttrKey, leaves), children, strict=True)), sizes
-
-        def unflatten(sizes: tuple[Any, ...], children: Any) -> AnyPlan:
-            plan = object.__new__(kind)
-            for name, value in zip((*leaves, *static), (*children, *sizes), strict=True):
-                object.__setattr__(plan, name, value)
-            return plan
-
-        jax.tree_util.register_pytree_with_keys(kind, flatten_with_keys, unflatten, flatten)
-        return kind
-
-    return register
-
-
-@_pytree("assignment", "mask")
+@pytree("assignment", "mask")
 @dataclass(frozen=True, eq=False)
 class PartitionPlan(Plan):
     """Every token goes to one slot: `W[p,n] = size_n / (sum of the sizes in p)` if `assignment[n] = p`, else 0.
@@ -141,8 +123,8 @@ class PartitionPlan(Plan):
         object.__setattr__(self, "num_tokens_in", self.assignment.shape[1])
 
     @property
-    def _batch(self) -> int:
-        return self.assignment.shape[0]
+    def _first(self) -> Array:
+        return self.assignment
 
     def _member(self) -> Array:
         """`(B,P,N)` bool: token n is in slot p."""
@@ -156,7 +138,7 @@ class PartitionPlan(Plan):
         return jnp.swapaxes(self._member(), 1, 2).astype(float)
 
     def matrix(self, size: Array | None = None) -> Array:
-        return self._matrix(jnp.ones(self.assignment.shape) if size is None else self._sizes(size))
+        return self._matrix(self._ones(jnp.result_type(float)) if size is None else self._sizes(size))
 
     @jax.jit
     def _matrix(self, size: Array) -> Array:
@@ -191,14 +173,12 @@ class PartitionPlan(Plan):
 
     def _sum_groups(self, values: Array) -> Array:
         """Sum `(B,N,C)` over the members of every slot: `(B,P,C)`; dropped tokens go to a row that is not there."""
-        b, _, c = values.shape
-        sums = jnp.zeros((b, self.num_tokens_out, c), values.dtype)
         slot = _index(self.assignment)
         slot = jnp.where(slot < 0, self.num_tokens_out, slot)
-        return sums.at[jnp.arange(b)[:, None], slot].add(values, mode="drop")
+        return scatter_add(values, slot, self.num_tokens_out)
 
 
-@_pytree("indices", "mask")
+@pytree("indices", "mask")
 @dataclass(frozen=True, eq=False)
 class SelectionPlan(Plan):
     """Some tokens are kept as they are: `W` has one-hot rows, and an all-zero row for a padded slot.
@@ -222,8 +202,8 @@ class SelectionPlan(Plan):
         object.__setattr__(self, "num_tokens_out", self.indices.shape[1])
 
     @property
-    def _batch(self) -> int:
-        return self.indices.shape[0]
+    def _first(self) -> Array:
+        return self.indices
 
     def matrix(self, size: Array | None = None) -> Array:
         self._check_size(size)
@@ -268,7 +248,7 @@ class SelectionPlan(Plan):
         return taken if self.mask is None else jnp.where(self.mask[:, :, None], taken, 0)
 
 
-@_pytree("weights", "mask")
+@pytree("weights", "mask")
 @dataclass(frozen=True, eq=False)
 class DensePlan(Plan):
     """Every output token is a mixture of all input tokens: the matrix is stored as it is, and is differentiable.
@@ -290,8 +270,8 @@ class DensePlan(Plan):
         object.__setattr__(self, "num_tokens_out", p)
 
     @property
-    def _batch(self) -> int:
-        return self.weights.shape[0]
+    def _first(self) -> Array:
+        return self.weights
 
     def matrix(self, size: Array | None = None) -> Array:
         self._check_size(size)
@@ -382,7 +362,7 @@ def _index(array: Array) -> Array:
 
 
 def _real(plan: Plan) -> Array:
-    return jnp.ones((plan._batch, plan.num_tokens_out), bool) if plan.mask is None else jnp.asarray(plan.mask)
+    return plan._ones(np.dtype(bool), plan.num_tokens_out) if plan.mask is None else jnp.asarray(plan.mask)
 
 
 @jax.jit
@@ -391,9 +371,8 @@ def _assignment(plan: Plan) -> Array:
     if isinstance(plan, PartitionPlan):
         return _index(plan.assignment)
     assert isinstance(plan, SelectionPlan)
-    b, p, n = plan._batch, plan.num_tokens_out, plan.num_tokens_in
-    token = jnp.where(_real(plan), _index(plan.indices), n)
-    return jnp.full((b, n), -1).at[jnp.arange(b)[:, None], token].set(jnp.arange(p)[None], mode="drop")
+    token = jnp.where(_real(plan), _index(plan.indices), plan.num_tokens_in)
+    return place_of(token, plan.num_tokens_in)
 
 
 @jax.jit

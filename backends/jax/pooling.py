@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from tokenmerge.backends.jax.batches import ones
 from tokenmerge.backends.jax.check import check
 from tokenmerge.backends.jax.precision import matmul, safe_divide, working_dtype
 
@@ -30,7 +31,7 @@ def mean_pool(x: Array, *, size: Array | None = None, mask: Array | None = None)
 @jax.jit
 def _mean_pool(x: Array, size: Array | None, mask: Array | None) -> Array:
     work = working_dtype(x)
-    weight = jnp.ones(x.shape[:2], work) if size is None else size.astype(work)
+    weight = ones(x, work) if size is None else size.astype(work)
     if mask is not None:
         weight = jnp.where(mask, weight, 0)
     used = jnp.where(weight[:, :, None] != 0, x, 0).astype(work)

@@ -16,15 +16,17 @@ def product(weights: Array, values: Array) -> Array:
     >>> product(jnp.array([[1.0, 0.0], [1.0, 2.0]]), jnp.array([[3.0, 3.0], [jnp.nan, -jnp.inf]])).tolist()
     [[3.0, 3.0], [nan, -inf]]
     """
-    return jax.lax.cond(jnp.isfinite(values).all(), matmul, _careful, weights, values)
-
-
-def _careful(weights: Array, values: Array) -> Array:
+    # no look at whether all is finite: over a batch on several devices they would have to tell one another
     out = matmul(weights, jnp.where(jnp.isfinite(values), values, 0))
     seen, known = jax.lax.stop_gradient(values), jax.lax.stop_gradient(weights)
     sign = jnp.where(jnp.isnan(known), 1, jnp.sign(known))
     used, infinite = jnp.abs(sign), jnp.where(jnp.isinf(seen), jnp.sign(seen), 0)
-    balance, infinities = matmul(sign, infinite), matmul(used, jnp.abs(infinite))  # +inf less -inf, and both together
-    unknown = (matmul(used, jnp.isnan(seen).astype(used.dtype)) > 0) | (infinities > jnp.abs(balance))
+    balance, infinities = _count(sign, infinite), _count(used, jnp.abs(infinite))  # +inf less -inf, and both together
+    unknown = (_count(used, jnp.isnan(seen)) > 0) | (infinities > jnp.abs(balance))
     poison = jnp.where(unknown, jnp.nan, jnp.where(infinities > 0, jnp.copysign(jnp.inf, balance), 0))
     return out + poison.astype(out.dtype)
+
+
+def _count(signs: Array, others: Array) -> Array:
+    """The product of entries -1, 0 and 1: exact as bfloat16, in which accelerators are fast."""
+    return jnp.matmul(signs.astype(jnp.bfloat16), others.astype(jnp.bfloat16), preferred_element_type=jnp.float32)

@@ -7,6 +7,8 @@ import jax.numpy as jnp
 
 Array = jax.Array
 
+PAIRS = 256  # most values of which all pairs are compared, which for few is faster than sorting
+
 
 def first_max(values: Array) -> tuple[Array, Array]:
     """The largest entry along the last axis and the lowest index that reaches it; some index where an entry is NaN.
@@ -55,3 +57,19 @@ def inverse(permutation: Array) -> Array:
     [[1, 2, 0]]
     """
     return jnp.argsort(permutation, axis=-1)
+
+
+def places(values: Array) -> Array:
+    """How many entries come before each of `values (B,L)`: larger ones, and of equal ones those of a lower index.
+
+    >>> places(jnp.array([[1.0, 3.0, 3.0]])).tolist()
+    [[2, 0, 1]]
+    """
+    # not `top_k`: on the CPU its operand is gathered from all devices of a mesh, which then all go on with the whole
+    length = values.shape[1]
+    if length > PAIRS:
+        return inverse(descending(values))
+    index = jnp.arange(length)
+    mine, others = values[:, :, None], values[:, None, :]
+    before = (others > mine) | ((others == mine) & (index[None, None, :] < index[None, :, None]))
+    return jnp.sum(before, axis=2, dtype=int)

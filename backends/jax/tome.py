@@ -12,12 +12,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tokenmerge.backends.jax.batches import ones, repeat
 from tokenmerge.backends.jax.check import check
 from tokenmerge.backends.jax.matching import nearest
 from tokenmerge.backends.jax.merger import Merger
 from tokenmerge.backends.jax.plan import PartitionPlan
 from tokenmerge.backends.jax.precision import safe_norm, working_dtype
-from tokenmerge.backends.jax.ties import descending, inverse, true_first
+from tokenmerge.backends.jax.ties import inverse, places, true_first
 from tokenmerge.spec.shared import arguments
 from tokenmerge.spec.shared.merged import Merged
 from tokenmerge.spec.shared.schedule import kth_tokens_out, kth_width, tokens_removed
@@ -125,7 +126,7 @@ def _plan(
     k: int,
 ) -> PartitionPlan:
     n = metric.shape[1]
-    real = jnp.ones(metric.shape[:2], bool) if mask is None else mask
+    real = ones(metric, np.dtype(bool)) if mask is None else mask
     rank = jnp.cumsum(real, axis=1, dtype=int) - 1  # position among the real tokens
     count = jnp.sum(real, axis=1, keepdims=True, dtype=int)
     m = _normalize(metric)
@@ -150,8 +151,8 @@ def _plan(
 
 def _bipartite(m: Array, count: Array, r: int, protected: int, order: str) -> tuple[Array, Array]:
     """Slots `(B,N)` of tokens whose first `count` are real, and how many slots are used."""
-    b, n, _ = m.shape
-    position = jnp.broadcast_to(jnp.arange(n), (b, n))
+    n = m.shape[1]
+    position = repeat(jnp.arange(n), m)
     if tokens_removed(n, r, protected) == 0:
         return position, count
     removed = jnp.clip((count - protected) // 2, 0, min(r, n))
@@ -160,12 +161,9 @@ def _bipartite(m: Array, count: Array, r: int, protected: int, order: str) -> tu
     mergeable_b = (positions_b >= protected) & (positions_b < count)
     best, target = nearest(m[:, 0::2], m[:, 1::2], mergeable_b)
     best = jnp.where(mergeable_a, best, -jnp.inf)
-    best = jnp.where(best == 0, 0, best)  # a selection tells 0 from -0
-    most_removed = tokens_removed(n, r, protected)
-    sources = jax.lax.top_k(best, most_removed)[1]  # of equal ones the lower index comes first
-    sample = jnp.arange(b)[:, None]
-    chosen = jnp.broadcast_to(jnp.arange(most_removed)[None] < removed, sources.shape)
-    merged = jnp.zeros(best.shape, bool).at[sample, sources].set(chosen, unique_indices=True)
+    best = jnp.where(best == 0, 0, best)  # a sort tells 0 from -0
+    place = places(best)
+    merged = place < removed
 
     if order == "positional":
         slots = jnp.cumsum(_interleave(~merged, jnp.ones_like(mergeable_b)), axis=1, dtype=int) - 1
@@ -173,7 +171,7 @@ def _bipartite(m: Array, count: Array, r: int, protected: int, order: str) -> tu
     else:
         unmerged = mergeable_a & ~merged
         if order == "score":  # place of each a in the ranking
-            nth_unmerged = inverse(descending(best)) - removed
+            nth_unmerged = place - removed
         else:
             nth_unmerged = jnp.cumsum(unmerged, axis=1, dtype=int) - 1
         nth_b = jnp.sum(unmerged, axis=1, keepdims=True, dtype=int) + jnp.cumsum(mergeable_b, axis=1, dtype=int) - 1
@@ -192,8 +190,8 @@ def _interleave(a: Array, b: Array) -> Array:
 
 def _kth(m: Array, count: Array, k: int, protected: int) -> tuple[Array, Array]:
     """As `_bipartite`, for runs of `k`; a run that is not full of real tokens belongs to the tail."""
-    b, n, _ = m.shape
-    position = jnp.broadcast_to(jnp.arange(n), (b, n))
+    n = m.shape[1]
+    position = repeat(jnp.arange(n), m)
     runs = (n - protected) // k
     if runs == 0:
         return position, count
@@ -279,5 +277,5 @@ class ToMe(Merger):
         """Merge `x (B,N,C)` by the similarity of `metric (B,N,D)`, or of `x` itself."""
         check.tokens("tome", x, size, ("metric", metric, "N D"))
         made = self.plan(x if metric is None else metric, mask=mask, permutation=permutation)
-        size = jnp.ones(x.shape[:2], working_dtype(jnp.asarray(x))) if size is None else size
+        size = ones(x, working_dtype(x)) if size is None else size
         return Merged(made.merge(x, size), made.merge_size(size), made.mask, made)

@@ -7,15 +7,18 @@ needs is the class token's.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax import export
 
 from tokenmerge.backends.jax.attention import attention_weights
+from tokenmerge.backends.jax.batches import ones, repeat
 from tokenmerge.backends.jax.blockwise import blockwise_attention
 from tokenmerge.backends.jax.check import check
 from tokenmerge.backends.jax.dropout import Dropout
@@ -58,9 +61,11 @@ class ViTOutput(NamedTuple):
         """The composed plan, from the tokens that enter the first block to the final ones; made when asked for."""
         made = [(plan, size) for plan, size in zip(self.plans, self.sizes, strict=True) if plan is not None]
         if not made:
-            b, n, _ = self.tokens.shape
-            return PartitionPlan(jnp.broadcast_to(jnp.arange(n), (b, n)), n)
+            return PartitionPlan(repeat(jnp.arange(self.tokens.shape[1]), self.tokens), self.tokens.shape[1])
         return compose_layers(made)
+
+
+export.register_namedtuple_serialization(ViTOutput, serialized_name="tokenmerge.ViTOutput")
 
 
 class Stream(NamedTuple):
@@ -168,14 +173,17 @@ _compiled = jax.jit(vit, static_argnames="config")
 
 def embed(images: Array, params: Params, config: ViTConfig, drop: Dropout) -> Array:
     """Patches row by row through one linear map, tokens in front, position embedding: `(B,N,C)`."""
-    b, (rows, columns), p = len(images), config.grid, config.patch_size
-    patches = images.reshape(b, rows, p, columns, p, config.channels).transpose(0, 1, 3, 5, 2, 4)
+    b, (rows, columns), p = images.shape[0], config.grid, config.patch_size
+    # one axis at a time, as a mesh with explicit axes asks for
+    split = images.reshape(b, rows, p, columns * p, config.channels).reshape(b, rows, p, columns, p, config.channels)
     weight = params["patch_embed.proj.weight"].reshape(config.dim, -1)  # channel, row, column
-    x = linear(patches.reshape(b, rows * columns, weight.shape[1]), weight, params.get("patch_embed.proj.bias"))
+    patches = split.transpose(0, 1, 3, 5, 2, 4).reshape(b, rows, columns, weight.shape[1])
+    patches = patches.reshape(b, rows * columns, weight.shape[1])
+    x = linear(patches, weight, params.get("patch_embed.proj.bias"))
     names = [name for name in ("cls_token", "dist_token", "reg_token") if name in params]
     if config.no_embed_class:
         x = x + params["pos_embed"]
-    x = jnp.concatenate([*(jnp.broadcast_to(params[n], (b, *params[n].shape[1:])) for n in names), x], axis=1)
+    x = jnp.concatenate([*(repeat(params[name][0], x) for name in names), x], axis=1)
     if not config.no_embed_class:
         x = x + params["pos_embed"]
     x = drop(x, config.emb_dropout)
@@ -192,11 +200,11 @@ def block(
     counted = size if step.proportional else None
     if step.place == "attention":
         row = attention_weights(query[:, :, :1], key, size=counted, mask=mask)[:, :, 0]
-        plan = sample(step, row, value, mask)
+        plan = sample(partial(MERGERS[step.merger].FUNCTION, **dict(step.options)), step.prefix, row, value, mask)
         query = take_queries(query, plan)
     rate = config.attn_dropout
     attended = blockwise_attention(query, key, value, size=counted, mask=mask, rate=rate, rng=drop.next_key(rate))
-    attended = jnp.swapaxes(attended, 1, 2).reshape(len(x), query.shape[2], config.dim)
+    attended = jnp.swapaxes(attended, 1, 2).reshape(x.shape[0], query.shape[2], config.dim)
     branch = drop(linear(attended, params["attn.proj.weight"], params["attn.proj.bias"]), config.dropout)
     branch = drop.path(scale(branch, params, "ls1.gamma"), path)
     if plan is not None:
@@ -236,27 +244,29 @@ def decide(step: Step, stream: Stream, params: Params, key: Array) -> tuple[Plan
 def merged(plan: Plan, stream: Stream) -> Stream:
     """The tokens through a plan, sizes and mask with them."""
     x, size, _, prior = stream
-    size = jnp.ones(x.shape[:2], working_dtype(x)) if size is None else size
+    size = ones(x, working_dtype(x)) if size is None else size
     return Stream(plan.merge(x, size), plan.merge_size(size), plan.mask, prior)
 
 
-def sample(step: Step, row: Array, value: Array, mask: Array | None) -> SelectionPlan:
+def sample(
+    choose: Callable[..., SelectionPlan], prefix: int, row: Array, value: Array, mask: Array | None
+) -> SelectionPlan:
     """ATS on the class token and the patches; the other tokens in front are kept and not scored.
 
     Args:
+        choose: the plan of the class token and the patches; prefix: tokens in front of the patches.
         row: `(B,H,N)`, the class token's attention; value: `(B,H,N,d)`; mask: `(B,N)`.
     """
-    choose, prefix, options = MERGERS[step.merger].FUNCTION, step.prefix, dict(step.options)
     if prefix == 1:  # nothing to leave out, nothing to copy
-        return choose(row, value, mask=mask, **options)
-    b, _, n = row.shape
+        return choose(row, value, mask=mask)
+    n = row.shape[2]
     seen = np.r_[0, prefix:n]
     seen_mask = None if mask is None else mask[:, seen]
-    plan = choose(row[:, :, seen], value[:, :, seen], mask=seen_mask, **options)
+    plan = choose(row[:, :, seen], value[:, :, seen], mask=seen_mask)
     assert plan.mask is not None
     patches = jnp.where(plan.mask, plan.indices + prefix - 1, 0)[:, 1:]
-    indices = jnp.concatenate([jnp.broadcast_to(jnp.arange(prefix), (b, prefix)), patches], axis=1)
-    others = jnp.ones((b, prefix - 1), bool)
+    indices = jnp.concatenate([repeat(jnp.arange(prefix), row), patches], axis=1)
+    others = repeat(jnp.ones(prefix - 1, bool), row)
     return SelectionPlan(indices, jnp.concatenate([plan.mask[:, :1], others, plan.mask[:, 1:]], axis=1), n)
 
 
@@ -292,12 +302,24 @@ def head(stream: Stream, params: Params, config: ViTConfig, last: Step) -> tuple
 
 def heads(x: Array, params: Params, config: ViTConfig) -> tuple[Array, Array, Array]:
     """Queries, keys and values `(B,H,N,d)`."""
-    b, n, _ = x.shape
-    qkv = linear(x, params["attn.qkv.weight"], params.get("attn.qkv.bias"))
-    query, key, value = qkv.reshape(b, n, 3, config.heads, config.head_dim).transpose(2, 0, 3, 1, 4)
+    # a product for each, so that heads which are spread over devices stay there
+    split = (3, config.heads, config.head_dim)
+    weight, bias = params["attn.qkv.weight"].reshape(*split, config.dim), params.get("attn.qkv.bias")
+    query, key, value = (
+        _head(x, weight[part], None if bias is None else bias.reshape(split)[part]) for part in range(3)
+    )
     if config.qk_norm:
         query, key = norm(query, params, "attn.q_norm", config), norm(key, params, "attn.k_norm", config)
     return query, key, value
+
+
+def _head(x: Array, weight: Array, bias: Array | None) -> Array:
+    """`x W^T + b` for every head: `(B,H,N,d)` from `x (B,N,C)`, `weight (H,d,C)` and `bias (H,d)`."""
+    b, n, c = x.shape
+    heads, width, _ = weight.shape
+    flat = None if bias is None else bias.reshape(heads * width)
+    product = linear(x, weight.reshape(heads * width, c), flat)
+    return jnp.swapaxes(product.reshape(b, n, heads, width), 1, 2)
 
 
 def part(params: Params, prefix: str) -> dict[str, Array]:

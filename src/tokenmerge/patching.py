@@ -63,20 +63,23 @@ def patch(model: Any, name: str, **options: Any) -> Any: ...
 
 
 def patch(model: Any, name: str, **options: Any) -> Any:
-    """Merge tokens in a model that exists: `tokenmerge.backends.torch.patch`, which says what the options are.
+    """Merge tokens in a model that exists: `tokenmerge.backends.torch.patch` or `tokenmerge.backends.jax.patch`.
+
+    They say what the options are, and what is returned.
 
     Args:
-        model: a timm or Hugging Face vision transformer in PyTorch, or a module that holds exactly one.
+        model: a timm or Hugging Face vision transformer in PyTorch, or a module that holds exactly one; one in
+            Flax NNX or equimo.
         name: "tome", "ats", "patch_merger" or "ltm".
         **options: of the merger, such as `r=16`.
 
     Returns:
-        The handle: plans, `r`, `remove()`; a context manager.
+        The handle: plans, `r`, `remove()`; a context manager. For equimo, whose models do not change, a new model.
 
     Raises:
         TypeError, ValueError: an unknown name or option, a value out of range, or a model that cannot be patched. The
             model is as it was.
-        ImportError: PyTorch is not installed.
+        ImportError: the framework is not installed.
 
     >>> import torch, timm
     >>> from tokenmerge import patch
@@ -87,7 +90,8 @@ def patch(model: Any, name: str, **options: Any) -> Any:
     """
     from tokenmerge.backends import get_backend
 
-    return get_backend("torch").patch(model, name, **options)
+    lineage = {kind.__module__.partition(".")[0] for kind in type(model).__mro__}
+    return get_backend("jax" if lineage & {"flax", "equimo", "equinox"} else "torch").patch(model, name, **options)
 
 
 def register_block(block_class: Any, **names: Any) -> None:

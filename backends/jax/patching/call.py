@@ -1,0 +1,92 @@
+"""One run of a patched network: what its blocks tell one another, gone when the run is over.
+
+Nothing stays on the model, so the same one runs under `jit`, `grad` and `vmap`, and in several threads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, NamedTuple
+
+import jax
+
+from tokenmerge.backends.jax.patching.adapter import Stream
+from tokenmerge.backends.jax.plan import Plan
+from tokenmerge.backends.jax.vit import ViTOutput
+
+Array = jax.Array
+
+
+class Merging(NamedTuple):
+    """What a run of a patched network merged; a pytree.
+
+    Attributes:
+        plans: for every block its plan, or None where it merged nothing.
+        sizes: for every block the sizes of the tokens that its plan takes; None where every token counts one.
+        size, mask: of the final tokens; None where every one counts one, and is real.
+    """
+
+    plans: tuple[Plan | None, ...]
+    sizes: tuple[Array | None, ...]
+    size: Array | None
+    mask: Array | None
+
+
+class Call:
+    """The run that goes on: the stream after the last block, which is where the next one begins."""
+
+    def __init__(self) -> None:
+        self.stream: Stream | None = None
+
+
+_current: ContextVar[Call | None] = ContextVar("tokenmerge_call", default=None)
+
+
+def current() -> Call | None:
+    """The run that goes on, if any."""
+    return _current.get()
+
+
+@contextmanager
+def running() -> Iterator[Call]:
+    """A run of its own; inside another one, that."""
+    before = _current.get()
+    if before is not None and before.stream is None:
+        yield before
+        return
+    token = _current.set(Call())
+    try:
+        call = _current.get()
+        assert call is not None
+        yield call
+    finally:
+        _current.reset(token)
+
+
+def with_plans(model: Any, *args: Any, **kwargs: Any) -> tuple[Any, Merging]:
+    """`model(*args, **kwargs)` and what was merged on the way, as values: the pair goes through `jit` and `vmap`.
+
+    Raises:
+        RuntimeError: a model that is not patched.
+    """
+    token = _current.set(Call())
+    try:
+        out = model(*args, **kwargs)
+        call = _current.get()
+        assert call is not None
+        if call.stream is None:
+            raise RuntimeError(f"patch: `model` must be patched, got {type(model).__name__} in which no block merges")
+        stream = call.stream
+    finally:
+        _current.reset(token)
+    return out, Merging(stream.plans, stream.sizes, stream.size, stream.mask)
+
+
+def unmerged(stream: Stream) -> Array:
+    """All the tokens again, `(B,N,C)`; dropped ones are zeros."""
+    if not stream.merged:
+        return stream.x
+    joined = ViTOutput(stream.x, stream.x, stream.size, stream.mask, stream.plans, stream.sizes).plan
+    return joined.unmerge(stream.x)

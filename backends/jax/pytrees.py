@@ -1,0 +1,46 @@
+"""Plans as pytrees: they go in and out of `jax.jit`, `jax.vmap` and what `jax.export` writes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import jax
+from jax import export
+
+Kind = TypeVar("Kind")
+
+
+def pytree(*leaves: str) -> Callable[[type[Kind]], type[Kind]]:
+    """Register a plan as a pytree of these fields, also for what `jax.export` writes.
+
+    Not `register_dataclass`, which puts a plan together again by its constructor: the checks there would refuse what
+    JAX puts in, leaves of another rank under `vmap` and placeholders.
+    """
+    static = ("num_tokens_in", "num_tokens_out")
+
+    def register(kind: type[Kind]) -> type[Kind]:
+        def flatten(plan: Kind) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+            return tuple(getattr(plan, name) for name in leaves), tuple(getattr(plan, name) for name in static)
+
+        def flatten_with_keys(plan: Kind) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+            children, sizes = flatten(plan)
+            return tuple(zip(map(jax.tree_util.GetAttrKey, leaves), children, strict=True)), sizes
+
+        def unflatten(sizes: tuple[Any, ...], children: Any) -> Kind:
+            plan = object.__new__(kind)
+            for name, value in zip((*leaves, *static), (*children, *sizes), strict=True):
+                object.__setattr__(plan, name, value)
+            return plan
+
+        jax.tree_util.register_pytree_with_keys(kind, flatten_with_keys, unflatten, flatten)
+        export.register_pytree_node_serialization(
+            kind,
+            serialized_name=f"tokenmerge.{kind.__name__}",
+            serialize_auxdata=lambda sizes: json.dumps(sizes).encode(),
+            deserialize_auxdata=lambda sizes: tuple(json.loads(sizes)),
+        )
+        return kind
+
+    return register

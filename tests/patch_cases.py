@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+from tokenmerge import ATSMerging, LTMMerging, PatchMergerMerging, ToMeMerging
+
 torch = pytest.importorskip("torch")
 
 VIT: dict[str, Any] = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 3, "num_heads": 3, "num_classes": 5}
@@ -15,6 +17,14 @@ HF: dict[str, Any] = {
     "num_attention_heads": 3,
     "image_size": 32,
     "patch_size": 8,
+}
+# a merger, its options for `patch`, and the same in a network of ours
+MERGINGS: dict[str, tuple[str, dict[str, Any], Any]] = {
+    "tome": ("tome", {"r": 3}, ToMeMerging(r=3)),
+    "tome, schedule": ("tome", {"r": (3, -1.0), "prop_attn": False}, ToMeMerging(r=(3, -1.0), prop_attn=False)),
+    "ats": ("ats", {"max_tokens": (9, 6, 4)}, ATSMerging((9, 6, 4))),
+    "ltm": ("ltm", {"compression_ratio": 0.6, "around": None}, LTMMerging(0.6)),
+    "patch_merger": ("patch_merger", {"num_tokens_out": 4}, PatchMergerMerging(num_tokens_out=4)),
 }
 EPS = float(torch.finfo(torch.float64).eps)
 

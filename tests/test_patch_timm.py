@@ -10,8 +10,9 @@ import threading
 from typing import Any
 
 import pytest
+from patch_cases import MERGINGS
 
-from tokenmerge import ATSMerging, LTMMerging, PatchMergerMerging, ToMeMerging, ViTConfig, get_vit
+from tokenmerge import ViTConfig, get_vit
 
 torch = pytest.importorskip("torch")
 timm = pytest.importorskip("timm")
@@ -48,13 +49,6 @@ FAMILIES: dict[str, tuple[str, dict[str, Any], dict[str, Any] | None]] = {
     "eva": ("Eva", {"use_rot_pos_emb": True, "init_values": 0.3, "swiglu_mlp": True}, None),
     "eva, mixed": ("Eva", {"use_rot_pos_emb": True, "rope_type": "mixed", "global_pool": "token"}, None),
     "eva, mean": ("Eva", {"use_rot_pos_emb": True, "global_pool": "avg"}, None),
-}
-MERGINGS: dict[str, tuple[str, dict[str, Any], Any]] = {
-    "tome": ("tome", {"r": 3}, ToMeMerging(r=3)),
-    "tome, schedule": ("tome", {"r": (3, -1.0), "prop_attn": False}, ToMeMerging(r=(3, -1.0), prop_attn=False)),
-    "ats": ("ats", {"max_tokens": (9, 6, 4)}, ATSMerging((9, 6, 4))),
-    "ltm": ("ltm", {"compression_ratio": 0.6, "around": None}, LTMMerging(0.6)),
-    "patch_merger": ("patch_merger", {"num_tokens_out": 4}, PatchMergerMerging(num_tokens_out=4)),
 }
 
 

@@ -197,7 +197,7 @@ class ATSMerging(Merging):
     score: str = "per_head"
 
     def __post_init__(self) -> None:
-        if isinstance(self.max_tokens, Iterable) and not isinstance(self.max_tokens, str):
+        if isinstance(self.max_tokens, Iterable) and not isinstance(self.max_tokens, (str, bytes, dict, np.ndarray)):
             object.__setattr__(self, "max_tokens", tuple(self.max_tokens))
         for budget in self.max_tokens if isinstance(self.max_tokens, tuple) else (self.max_tokens,):
             check_integer("ATSMerging", "max_tokens", budget, minimum=1)

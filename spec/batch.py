@@ -107,7 +107,7 @@ class ToMe(_Merger):
         matching: str = "bipartite",
         k: int | None = None,
     ) -> None:
-        arguments.check_tome(r, protected, order, matching, k)
+        r, protected, k = arguments.check_tome(r, protected, order, matching, k)
         self.options: dict[str, Any] = {"r": r, "protected": protected, "order": order, "matching": matching, "k": k}
 
     def plan(self, metric: Array, *, mask: Array | None = None, permutation: Array | None = None) -> BatchPlan:
@@ -138,7 +138,7 @@ class ATS(_Merger):
     NAME = "ats"
 
     def __init__(self, max_tokens: int, score: str = "per_head", sampling: str = "inverse_transform") -> None:
-        arguments.check_ats(max_tokens, score, sampling)
+        max_tokens = arguments.check_ats(max_tokens, score, sampling)
         self.options: dict[str, Any] = {"max_tokens": max_tokens, "score": score, "sampling": sampling}
 
     def plan(
@@ -231,7 +231,7 @@ class LTM(_Merger):
     PARAMETERS = ("weight",)
 
     def __init__(self, dim: int, compression_ratio: float, protected: int = 0, prior_smoothing: float = 0.1) -> None:
-        arguments.check_ltm(dim, compression_ratio, protected, prior_smoothing)
+        protected = arguments.check_ltm(dim, compression_ratio, protected, prior_smoothing)
         self.dim = dim
         self.options: dict[str, Any] = {
             "compression_ratio": compression_ratio,
@@ -269,6 +269,7 @@ def devices() -> tuple[str, ...]:
 
 def from_numpy(array: Array, dtype: str | None = None, device: str | None = None) -> Array:
     """An array of this backend, in its dtype or in one of `DTYPES`."""
+    arguments.check_source_array(array, dtype, device, DTYPES, devices)
     return array if dtype is None else array.astype(dtype)
 
 

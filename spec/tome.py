@@ -47,7 +47,7 @@ from tokenmerge.spec.shared.description import (
     one_or_many,
     protected_tokens,
 )
-from tokenmerge.spec.shared.schedule import kth_width, merge_schedule, tokens_removed
+from tokenmerge.spec.shared.schedule import check_schedule, kth_width, merge_schedule, tokens_removed
 
 if TYPE_CHECKING:
     from tokenmerge.spec.shared.vit_config import ViTConfig
@@ -226,6 +226,7 @@ class ToMeMerging(Merging):
         return hash(repr(self))  # a schedule may be a list
 
     def __post_init__(self) -> None:
+        check_schedule("ToMeMerging", self.r)
         check_choice("ToMeMerging", "order", self.order, ("grouped", "positional", "score"))
         check_flag("ToMeMerging", "prop_attn", self.prop_attn)
         check_prefix_option("ToMeMerging", self.protected)

@@ -19,6 +19,7 @@ from tokenmerge.backends.jax.patching import patch, with_plans
 from tokenmerge.backends.jax.plan import DensePlan, PartitionPlan, SelectionPlan, compose
 from tokenmerge.backends.jax.tome import ToMe
 from tokenmerge.backends.jax.vit import ViT
+from tokenmerge.spec.shared.arguments import check_source_array
 
 NAME = "jax"
 VERSION = jax.__version__
@@ -37,6 +38,7 @@ def devices() -> tuple[str, ...]:
 
 def from_numpy(array: np.ndarray[Any, Any], dtype: str | None = None, device: str | None = None) -> jax.Array:
     """An array of this backend, in its dtype or in one of `DTYPES`."""
+    check_source_array(array, dtype, device, DTYPES, devices)
     values = np.array(array, dtype=None if dtype is None else jnp.dtype(dtype))  # JAX would compile this cast
     return jax.device_put(values, None if device is None else jax.devices(device)[0])
 

@@ -24,6 +24,7 @@ from tokenmerge.backends.numpy.patch_merger import PatchMerger
 from tokenmerge.backends.numpy.plan import DensePlan, PartitionPlan, SelectionPlan, compose
 from tokenmerge.backends.numpy.tome import ToMe
 from tokenmerge.backends.numpy.vit import ViT
+from tokenmerge.spec.shared.arguments import check_source_array
 
 NAME = "numpy"
 VERSION = np.__version__
@@ -39,6 +40,7 @@ def from_numpy(
     array: np.ndarray[Any, Any], dtype: str | None = None, device: str | None = None
 ) -> np.ndarray[Any, Any]:
     """An array of this backend, in its dtype or in one of `DTYPES`."""
+    check_source_array(array, dtype, device, DTYPES, devices)
     return array if dtype is None else array.astype(dtype)
 
 

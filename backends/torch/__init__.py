@@ -29,6 +29,7 @@ from tokenmerge.backends.torch.patching import patch
 from tokenmerge.backends.torch.plan import DensePlan, PartitionPlan, SelectionPlan, compose
 from tokenmerge.backends.torch.tome import ToMe
 from tokenmerge.backends.torch.vit import ViT, ViTOutput
+from tokenmerge.spec.shared.arguments import check_source_array
 
 NAME = "torch"
 VERSION = str(torch.__version__)
@@ -48,6 +49,7 @@ def kernels_in_use() -> str | None:
 
 def from_numpy(array: np.ndarray[Any, Any], dtype: str | None = None, device: str | None = None) -> torch.Tensor:
     """A tensor of the same values and its own memory, in the dtype of the array or in one of `DTYPES`."""
+    check_source_array(array, dtype, device, DTYPES, devices)
     tensor = torch.from_numpy(np.array(array))
     return tensor.to(device=device, dtype=None if dtype is None else getattr(torch, dtype))
 

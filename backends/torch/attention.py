@@ -8,6 +8,7 @@ from tokenmerge.backends.torch import kernels
 from tokenmerge.backends.torch.check import check
 from tokenmerge.backends.torch.kernels.attention import differentiated, transformed
 from tokenmerge.backends.torch.precision import matmul, safe_log, softmax, without_autocast, working_dtype
+from tokenmerge.spec.shared.arguments import check_real
 
 Tensor = torch.Tensor
 
@@ -62,6 +63,7 @@ def attention(
     >>> attention(q, k, v, size=torch.tensor([[2.0, 1.0]])).round(decimals=6).tolist()
     [[[[1.0]]]]
     """
+    check_real("attention", "dropout", dropout, 0.0, 1.0, "[0, 1]")
     check.sample("attention", "value", value, "H N d", **check.attention(query, key, size, mask, scale))
     if (size is not None or mask is not None) and dropout == 0 and kernels.attends(query, key, value, size):
         return kernels.attention(query, key, value, size, mask, scale)

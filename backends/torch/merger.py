@@ -9,9 +9,13 @@ import numpy as np
 import torch
 
 from tokenmerge.spec.shared import arguments
+from tokenmerge.spec.shared.merged import Merged
 
 Tensor = torch.Tensor
 NumpyArray = np.ndarray[Any, Any]
+
+
+torch.serialization.add_safe_globals([Merged])
 
 
 class Merger(torch.nn.Module):

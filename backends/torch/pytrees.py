@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+import torch
 from torch.utils import _pytree as pytree
 
 
@@ -30,6 +31,7 @@ def register(cls: type[Any], tensors: tuple[str, ...], static: tuple[str, ...] =
             object.__setattr__(plan, name, value)
         return plan
 
+    torch.serialization.add_safe_globals([cls])  # `torch.load(weights_only=True)` reads it
     name = f"{cls.__module__}.{cls.__name__}"
     pytree.register_pytree_node(
         cls, flatten, unflatten, serialized_type_name=name, flatten_with_keys_fn=flatten_with_keys

@@ -70,8 +70,7 @@ def check_array(
     ...
     ValueError: tome: `size` must have shape (B, N) = (2, 8), got (2, 7)
     """
-    is_array = hasattr(array, "shape") and hasattr(array, "dtype")
-    if not is_array or (array_type is not None and not isinstance(array, array_type)):
+    if not (_is_array(array) if array_type is None else isinstance(array, array_type)):
         _refuse(owner, name, "an array of this backend", array)
     kept_out = "" if odd is None else odd(array)
     if kept_out:
@@ -93,10 +92,10 @@ def shown(value: Any) -> str:
     >>> shown("abc"), shown(10**100)[:5], len(shown([1.5] * 100))
     ("'abc'", '10000', 80)
     """
-    shape = getattr(value, "shape", None)
-    if isinstance(shape, tuple) and not isinstance(value, np.generic):
-        return f"an array of shape {_tuple(shape)}"
     try:
+        shape = getattr(value, "shape", None)
+        if isinstance(shape, tuple) and not isinstance(value, np.generic):
+            return f"an array of shape {_tuple(shape)}"
         text = " ".join(repr(value).split())
     except Exception:  # integers of 5,000 digits, or anybody's own
         return _class(value)
@@ -174,6 +173,18 @@ def check_source(owner: str, source: Any, kind: type | tuple[type, ...]) -> None
     if not isinstance(source, kind):
         name = " or ".join("None" if one is type(None) else one.__name__ for one in _several(kind))
         _refuse(owner, "the first argument", f"a source of random numbers ({name})", source)
+
+
+def check_source_array(
+    array: Any, dtype: Any, device: Any, dtypes: Iterable[str], devices: Callable[[], Iterable[str]]
+) -> None:
+    """Check what `from_numpy` takes: an array of NumPy, a dtype of the backend or None, a device or None."""
+    if not isinstance(array, (np.ndarray, np.generic)):
+        _refuse("from_numpy", "array", "an array of NumPy", array)
+    if dtype is not None:
+        check_choice("from_numpy", "dtype", dtype, dtypes)
+    if isinstance(device, str):  # a framework's own object for a device is its own affair
+        check_choice("from_numpy", "device", device.partition(":")[0], devices())
 
 
 def check_protected(owner: str, protected: int, num_tokens: int) -> None:
@@ -360,6 +371,18 @@ def _refuse(owner: str, name: str, needed: str, value: Any) -> NoReturn:
 
 def _several(kind: type | tuple[type, ...]) -> tuple[type, ...]:
     return kind if isinstance(kind, tuple) else (kind,)
+
+
+def _is_array(value: Any) -> bool:
+    return hasattr(value, "shape") and hasattr(value, "dtype")
+
+
+def rank(value: Any) -> int:
+    """The number of axes, -1 for what has none."""
+    try:
+        return len(value.shape)
+    except Exception:  # no array, or a nested tensor, which refuses to say
+        return -1
 
 
 def _class(value: Any) -> str:

@@ -120,7 +120,7 @@ class Calls:
     def ats(self, attn: Any, value: Any, mask: Any, uniforms: Any, noise: Any, max_tokens: int, sampling: str) -> Shape:
         h, n, d = self.sample("ats", "value", value, "H N d")
         sizes = self.batch(value) | {"H": h, "N": n, "K": max_tokens, "N-1": max(n - 1, 0)}
-        whole = len(getattr(attn, "shape", ())) == len(value.shape)
+        whole = arguments.rank(attn) == len(value.shape)
         self.sample("ats", "attn", attn, "H N N" if whole else "H N", **sizes)
         self.optional("ats", "mask", mask, "N", "bool", **sizes)
         arguments.check_given("ats", "noise", noise, sampling == "gumbel", "sampling='gumbel'")
@@ -149,7 +149,7 @@ class Calls:
     def layer_norm(self, x: Any, scale: Any, bias: Any, eps: Any) -> None:
         """What `layer_norm` takes: `x` of any rank, the channels last."""
         axes = {1: "C", 2: "N C", 4: "B H N C"}
-        c = self.array("layer_norm", "x", x, axes.get(len(getattr(x, "shape", ())), "B N C"))[-1]
+        c = self.array("layer_norm", "x", x, axes.get(arguments.rank(x), "B N C"))[-1]
         for name, vector in (("scale", scale), ("bias", bias)):
             if name == "scale" or vector is not None:
                 self.array("layer_norm", name, vector, "C", C=c)
@@ -163,7 +163,7 @@ class Calls:
         rest = n - protected
         sizes = self.batch(x) | {"N": n, "n": rest, "P'": ltm_tokens_out(rest, compression_ratio)}
         if prior is not None:
-            own = self.lead if len(getattr(prior, "shape", ())) == 3 else ""
+            own = self.lead if arguments.rank(prior) == 3 else ""
             self.array("ltm", "prior", prior, own + "n P'", **sizes)
         self.optional("ltm", "mask", mask, "N", "bool", **sizes)
         self.together("ltm", x=x, weight=weight, prior=prior, mask=mask)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from fractions import Fraction
 from functools import lru_cache
+from typing import Any
 
-from tokenmerge.spec.shared.arguments import check_integer, check_real
+from tokenmerge.spec.shared.arguments import check_integer, check_real, shown
 
 
 def tokens_removed(num_tokens: int, r: int, protected: int = 0, matching: str = "bipartite") -> int:
@@ -63,6 +64,17 @@ def ltm_tokens_out_upto(num_tokens: int, compression_ratio: float) -> tuple[int,
     (0, 1, 1, 2, 2)
     """
     return tuple(ltm_tokens_out(n, compression_ratio) for n in range(num_tokens + 1))
+
+
+def check_schedule(owner: str, r: Any) -> None:
+    """Check what `merge_schedule` takes, as far as that does not depend on the network."""
+    if isinstance(r, tuple):
+        if len(r) != 2:
+            raise ValueError(f"{owner}: `r` must be (r, inflect) when it is a tuple, got {shown(r)}")
+        check_real(owner, "inflect", r[1], -1.0, 1.0, "[-1, 1]")
+        r = r[:1]
+    for count in r if isinstance(r, (tuple, list)) else (r,):
+        check_integer(owner, "r", count, minimum=0, hint="r=0 merges nothing")
 
 
 def merge_schedule(r: int | tuple[int, float] | list[int], depth: int) -> tuple[int, ...]:

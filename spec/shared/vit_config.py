@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from tokenmerge.spec.shared.arguments import check_choice, check_integer, check_real
+from tokenmerge.spec.shared.arguments import check_choice, check_flag, check_integer, check_real, shown
 from tokenmerge.spec.shared.description import Merging
 
 INFINITY = float("inf")
@@ -86,10 +86,19 @@ class ViTConfig:
             check_integer(owner, name, getattr(self, name), minimum=0)
         if self.mlp_dim is not None:
             check_integer(owner, "mlp_dim", self.mlp_dim, minimum=1)
+        flags = ("class_token", "distillation_token", "qkv_bias", "qk_norm", "pre_norm", "no_embed_class")
+        for name in flags if self.fc_norm is None else (*flags, "fc_norm"):
+            check_flag(owner, name, getattr(self, name))
+        if self.layer_scale is not None:
+            check_real(owner, "layer_scale", self.layer_scale, -INFINITY, INFINITY, "(-inf, inf)")
         check_choice(owner, "pool", self.pool, ("class", "mean"))
         check_real(owner, "norm_eps", self.norm_eps, 0.0, INFINITY, "[0, inf)")
         for name in ("dropout", "attn_dropout", "emb_dropout", "drop_path"):
             check_real(owner, name, getattr(self, name), 0.0, 1.0, "[0, 1)")
+        if isinstance(self.image_size, (tuple, list)) and (
+            isinstance(self.image_size, list) or len(self.image_size) != 2
+        ):
+            _refuse("image_size", "height and width, or one number for both", self.image_size)
         for side in self.image_size if isinstance(self.image_size, tuple) else (self.image_size,):
             check_integer(owner, "image_size", side, minimum=self.patch_size)
             if side % self.patch_size:
@@ -159,13 +168,18 @@ def _normalized(merging: Any) -> Any:
     if merging is None or isinstance(merging, Merging):
         return merging
     entries = tuple(merging.items()) if isinstance(merging, Mapping) else merging
+    blocks = "blocks that are an integer, a range or a tuple of integers"
     if not isinstance(entries, tuple):
         _refuse("merging", "None, a merging or a mapping from blocks to mergings", merging, TypeError)
     for entry in entries:
         if not isinstance(entry, tuple) or len(entry) != 2 or not isinstance(entry[1], Merging):
             _refuse("merging", "a mapping from blocks to mergings", entry, TypeError)
+        key = entry[0]
+        each = key if isinstance(key, (tuple, range)) else (key,)
+        if not all(isinstance(block, int) and not isinstance(block, bool) for block in each):
+            _refuse("merging", f"a mapping from {blocks}", key, TypeError)
     return tuple((range(key, key + 1) if isinstance(key, int) else key, value) for key, value in entries)
 
 
 def _refuse(name: str, needed: str, got: Any, error: type[Exception] = ValueError) -> None:
-    raise error(f"ViTConfig: `{name}` must be {needed}, got {got!r}")
+    raise error(f"ViTConfig: `{name}` must be {needed}, got {shown(got)}")

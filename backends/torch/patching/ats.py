@@ -20,7 +20,7 @@ from tokenmerge.backends.torch.patching.method import Method
 from tokenmerge.backends.torch.patching.state import Call
 from tokenmerge.backends.torch.plan import SelectionPlan
 from tokenmerge.backends.torch.vit import sample, take_queries
-from tokenmerge.spec.shared.arguments import check_integer
+from tokenmerge.spec.shared.arguments import check_integer, shown
 
 Tensor = torch.Tensor
 
@@ -43,6 +43,8 @@ class ATSPatch(Method):
     NEEDED = ("max_tokens",)
 
     def __init__(self, network: Network, *, max_tokens: Sequence[int], score: str = "per_head") -> None:
+        if not isinstance(max_tokens, (list, tuple, range)):
+            raise TypeError(f"patch: `max_tokens` must be a list of integers >= 1, got {shown(max_tokens)}")
         depth, budgets = len(network.blocks), list(max_tokens)
         for budget in budgets:
             check_integer("patch", "max_tokens", budget, minimum=1)

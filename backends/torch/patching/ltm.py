@@ -47,8 +47,8 @@ class LTMPatch(Method):
         self.reads_between = self.around != "block"
         self.protected = check_prefix(protected, network)
         self._blocks, self._dim = range(len(network.blocks)), network.dim
-        self._compression_ratio, self._prior_smoothing = str(float(compression_ratio)), str(float(prior_smoothing))
         LTM(network.dim, compression_ratio, self.protected, prior_smoothing)  # checks the options
+        self._compression_ratio, self._prior_smoothing = str(float(compression_ratio)), str(float(prior_smoothing))
 
     def modules(self) -> dict[int, Merger]:
         ratio, smoothing = float(self._compression_ratio), float(self._prior_smoothing)

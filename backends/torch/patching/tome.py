@@ -12,7 +12,7 @@ from tokenmerge.backends.torch.patching.method import Method, check_around, chec
 from tokenmerge.backends.torch.patching.state import Call
 from tokenmerge.backends.torch.plan import Plan
 from tokenmerge.backends.torch.precision import working_dtype
-from tokenmerge.spec.shared.arguments import check_choice, check_integer
+from tokenmerge.spec.shared.arguments import check_choice, check_flag, check_integer
 from tokenmerge.spec.shared.schedule import merge_schedule, tokens_removed
 
 Tensor = torch.Tensor
@@ -51,6 +51,7 @@ class ToMePatch(Method):
         protected: int | None = None,
         around: str | None = None,
     ) -> None:
+        check_flag("patch", "prop_attn", prop_attn)
         check_choice("patch", "order", order, ("grouped", "positional", "score"))
         self.around = check_around(around, None)
         self.keys = self.reads_between = self.around != "block"

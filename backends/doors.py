@@ -115,7 +115,7 @@ def get_merger(name: str, *, backend: str = "numpy", **config: Any) -> Any:
     ((2, 13, 8), (2, 17, 8))
     """
     if not isinstance(name, str) or name not in DESCRIPTIONS:
-        close = difflib.get_close_matches(str(name).lower(), DESCRIPTIONS, n=1)
+        close = difflib.get_close_matches(name.lower(), DESCRIPTIONS, n=1) if isinstance(name, str) else []
         hint = f" (did you mean {close[0]!r}?)" if close else ""
         names = ", ".join(repr(each) for each in DESCRIPTIONS)
         error = ValueError if isinstance(name, str) else TypeError

@@ -124,7 +124,7 @@ def get_backend(name: str) -> ModuleType:
         return _LOADED[name]
     known = _known()
     if not isinstance(name, str) or (name not in known and not _is_dotted(name)):
-        close = difflib.get_close_matches(str(name), known, n=1)
+        close = difflib.get_close_matches(name, known, n=1) if isinstance(name, str) else []
         hint = f" (did you mean {close[0]!r}?)" if close else ""
         names = ", ".join(repr(each) for each in sorted(known))
         error = ValueError if isinstance(name, str) else TypeError

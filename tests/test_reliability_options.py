@@ -127,7 +127,7 @@ def test_configurations(options: dict[str, Any]) -> None:
 
 
 MERGINGS: list[Callable[[], Any]] = [
-    lambda: ATSMerging(3),  # type: ignore[arg-type]
+    lambda: ATSMerging(None),  # type: ignore[arg-type]
     lambda: ATSMerging("12"),  # type: ignore[arg-type]
     lambda: ATSMerging((0,)),
     lambda: ToMeMerging(r=1, prop_attn="x"),  # type: ignore[arg-type]

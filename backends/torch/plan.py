@@ -367,7 +367,9 @@ class DensePlan(Plan):
         row = torch.where(tiny, 0, size[:, None, :] / torch.where(tiny, 1, whole))
         total = matmul(row, w.transpose(1, 2))
         if not (all_finite(total) if looks(total) else is_one):
-            total = product(w, row.transpose(1, 2)).transpose(1, 2)
+            # NaN beside a weight of zero, or a quotient that is out of range: size by size
+            share = safe_divide(w, whole)
+            return product(share, size.to(w.dtype)[:, :, None])[:, :, 0].to(size.dtype)
         if not looks(tiny) or tiny.any():
             share = safe_divide(torch.where(tiny, w, 0), whole)
             total = total + product(share, size.to(w.dtype)[:, :, None]).transpose(1, 2)

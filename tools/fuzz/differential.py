@@ -34,10 +34,15 @@ def special(generator: np.random.Generator, values: Array, share: float = 0.1) -
 
 
 def directions(generator: np.random.Generator, b: int, n: int) -> Array:
-    """Vectors along the axes, of any length that is a power of two, signs and zeros included."""
+    """Vectors along the axes, of any length that is a power of two, signs and zeros included.
+
+    Beside another entry only NaN, infinity and -0.0: an entry that is subnormal beside the largest counts for some
+    frameworks and not for others, which is a near-tie as the conformance suite certifies them.
+    """
     axis = np.eye(4, dtype="f4")[generator.integers(0, 4, (b, n))]
-    scale = 2.0 ** generator.integers(-120, 126, (b, n, 1)) * generator.choice([1, -1, 0], (b, n, 1), p=[0.6, 0.3, 0.1])
-    return special(generator, (axis * scale).astype("f4"), 0.05)
+    scale = 2.0 ** generator.integers(-149, 128, (b, n, 1)) * generator.choice([1, -1, 0], (b, n, 1), p=[0.6, 0.3, 0.1])
+    chosen = generator.random(axis.shape) < 0.05 * (generator.random() < 0.7)
+    return np.where(chosen, generator.choice(SPECIAL[:4], axis.shape), axis * scale).astype("f4")
 
 
 def same(got: Array, want: Array) -> bool:

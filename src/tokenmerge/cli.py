@@ -314,22 +314,24 @@ def bench(
 ) -> None:
     """Time operators and networks against the textbook, other packages, and what the machine can do."""
     from tokenmerge.bench.command import bench as run
+    from tokenmerge.bench.request import Request
 
+    asked = Request(
+        names=tuple(operation or ("tome",)),
+        backends=tuple(backend or ()),
+        device=device,
+        dtype=dtype,
+        shapes=tuple(shape or ()),
+        network=network,
+        seconds=seconds,
+        threads=threads,
+        graph=graph,
+        compiled=compiled,
+        json=json,
+        plot=plot,
+    )
     try:
-        run(
-            tuple(operation or ("tome",)),
-            tuple(backend or ()),
-            device,
-            dtype,
-            tuple(shape or ()),
-            network,
-            seconds,
-            threads,
-            graph,
-            compiled,
-            json,
-            plot,
-        )
+        run(asked)
     except ModuleNotFoundError as error:
         raise _without_pictures("bench", error) from None
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json as json_format
+import json
 import os
 from collections.abc import Iterator, Sequence
 from math import prod
@@ -15,58 +15,30 @@ from tokenmerge.backends import available_backends
 from tokenmerge.bench import networks, operators
 from tokenmerge.bench.growth import STEPS, growth
 from tokenmerge.bench.machine import Limits, facts, limits, sentences
+from tokenmerge.bench.request import NETWORKS, Request
 from tokenmerge.bench.row import Case, Row
 from tokenmerge.bench.run import measure
 from tokenmerge.bench.subject import Subject
 from tokenmerge.bench.table import table
 from tokenmerge.files import write_text
 
-NETWORKS = tuple(f"vit-{merger}" for merger in networks.MERGERS)
-OPERATIONS = (*operators.OPERATIONS, *NETWORKS, "growth")
 Job = tuple[str, Subject, dict[str, int] | None]
 
 
-def bench(
-    names: Sequence[str] = ("tome",),
-    backends: Sequence[str] = (),
-    device: str | None = None,
-    dtype: str = "float32",
-    shapes: Sequence[str] = (),
-    network: str = "vit_base_patch16_224",
-    seconds: float = 2.0,
-    threads: int | None = None,
-    graph: bool = False,
-    compiled: bool = False,
-    json: Path | None = None,
-    plot: Path | None = None,
-) -> list[Row]:
-    """Measure, print, and write what was asked for.
-
-    Args:
-        names: of `OPERATIONS`; backends: those installed if none are given.
-        shapes: such as "B=8,N=197,D=64,C=768,r=16", for every name; if none are given, those of docs/performance.md.
-        seconds: for each comparison.
-        threads: of PyTorch; NumPy and JAX read the environment when they start.
-        graph: capture PyTorch's calls on CUDA in CUDA graphs.
-        compiled: also time ours through `torch.compile` against ours without.
-    """
-    for name in names:
-        if name not in OPERATIONS:
-            raise ValueError(f"bench: operation must be one of {', '.join(OPERATIONS)}, got {name!r}")
-    if not seconds > 0:
-        raise ValueError(f"bench: `seconds` must be greater than 0, got {seconds}")
-    if network not in networks.NETWORKS:
-        raise ValueError(f"bench: `network` must be one of {', '.join(networks.NETWORKS)}, got {network!r}")
+def bench(asked: Request) -> list[Row]:
+    """Measure, print, and write what was asked for."""
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # PyTorch's profiler, which counts memory, is talkative
-    if not backends:  # else none but these is imported: JAX takes most of a GPU's memory when it starts
-        backends = [info.name for info in available_backends().values() if info.available]
-    given = [parse(shape) for shape in shapes]
-    subjects = [Subject(name, device, dtype, graph) for name in backends if name in ("numpy", "torch", "jax")]
-    if threads is not None and any(each.name == "torch" for each in subjects):
+    # none but those that were asked for is imported: JAX takes most of a GPU's memory when it starts
+    backends = asked.backends or [info.name for info in available_backends().values() if info.available]
+    given = [parse(shape) for shape in asked.shapes]
+    subjects = [
+        Subject(name, asked.device, asked.dtype, asked.graph) for name in backends if name in ("numpy", "torch", "jax")
+    ]
+    if asked.threads is not None and any(each.name == "torch" for each in subjects):
         import torch
 
-        torch.set_num_threads(threads)
-    jobs = [job for name in names for subject in subjects for job in _jobs(name, subject, given)]
+        torch.set_num_threads(asked.threads)
+    jobs = [job for name in asked.names for subject in subjects for job in _jobs(name, subject, given)]
     console = Console()
     known = facts(subjects)
     for sentence in sentences(known):
@@ -82,27 +54,27 @@ def bench(
             if subject.name not in machine:
                 machine[subject.name] = limits(subject)
             if name == "growth":
-                growing += growth(subject, machine[subject.name], seconds)
+                growing += growth(subject, machine[subject.name], asked.seconds)
             else:
-                cases = _cases(name, subject, size, network, compiled)
-                rows += [measure(each, machine[subject.name], seconds) for each in cases]
+                cases = _cases(name, subject, size, asked.network, asked.compiled)
+                rows += [measure(each, machine[subject.name], asked.seconds) for each in cases]
             progress.advance(task)
     rows += [row for _, row in growing]
     for name, can in machine.items():
         console.print(
-            f"{name}: {can.bandwidth / 1e9:.1f} GB/s copied, {can.rate / 1e9:.0f} G multiply-adds/s in {dtype}",
+            f"{name}: {can.bandwidth / 1e9:.1f} GB/s copied, {can.rate / 1e9:.0f} G multiply-adds/s in {asked.dtype}",
             style="dim",
             highlight=False,
         )
     console.print(table(rows))
     for sentence in means(rows):
         console.print(sentence, highlight=False)
-    if json is not None:
+    if asked.json is not None:
         known["limits"] = {name: can._asdict() for name, can in machine.items()}
-        text = json_format.dumps({"machine": known, "rows": [row.as_json() for row in rows]}, indent=1) + "\n"
-        write_text("bench", "json", json, text)
-    if plot is not None:
-        _plot(rows, growing, plot)
+        text = json.dumps({"machine": known, "rows": [row.as_json() for row in rows]}, indent=1) + "\n"
+        write_text("bench", "json", asked.json, text)
+    if asked.plot is not None:
+        _plot(rows, growing, asked.plot)
     return rows
 
 

@@ -227,6 +227,7 @@ DESCRIPTION = Description(
     title="ATS",
     rules="ATS",
     options={"max_tokens": REQUIRED, "score": "per_head", "sampling": "inverse_transform"},
+    check=check_ats,
     inputs={"attn": "H N", "value": "H N d"},
     decides=True,
     place="attention",

@@ -22,15 +22,16 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from inspect import signature
 from typing import Any
 
 import numpy as np
 
 from tokenmerge.spec import ats, ltm, patch_merger, tome
 from tokenmerge.spec import plan as plans
-from tokenmerge.spec.batch_plan import BatchPlan, compose, sample
+from tokenmerge.spec.batch_merger import Merger, merged, plan_each
+from tokenmerge.spec.batch_plain import plain
+from tokenmerge.spec.batch_plan import BatchPlan, compose
+from tokenmerge.spec.mergers import MERGERS as DESCRIPTIONS
 from tokenmerge.spec.precision import working_dtype
 from tokenmerge.spec.shared import arguments
 from tokenmerge.spec.shared.calls import Calls
@@ -47,54 +48,7 @@ DTYPES = ("float16", "float32", "float64")
 __all__ = ["ATS", "DTYPES", "LTM", "MERGERS", "NAME", "VERSION", "BatchPlan", "PatchMerger", "ToMe", "ViT", "compose"]
 
 
-def _plan_each(function: Callable[..., plans.Plan], *arrays: Array | None) -> BatchPlan:
-    """`function` of every sample; an empty batch takes its shapes from a blank one."""
-    batch = next(len(array) for array in arrays if array is not None)
-    samples = tuple(function(*sample(arrays, i)) for i in range(batch))
-    return BatchPlan(samples, samples[0] if samples else function(*(_blank(array) for array in arrays)))
-
-
-def _blank(array: Array | None) -> Array | None:
-    """A sample of zeros; integers are positions (a permutation) and count up."""
-    if array is None:
-        return None
-    return np.arange(array.shape[1]) if array.dtype.kind in "iu" else np.zeros(array.shape[1:], array.dtype)
-
-
-class _Merger:
-    """Parameters by name, as in every backend."""
-
-    NAME: str
-    PARAMETERS: tuple[str, ...] = ()
-
-    def __repr__(self) -> str:
-        """With the options that it was made with; the width of what is learned can be read off it."""
-        made = {"num_tokens_out": len(self.queries)} if hasattr(self, "queries") else {}
-        made |= {name: value for name, value in vars(self).items() if name not in ("options", *self.PARAMETERS)}
-        options = {**made, **getattr(self, "options", {})}
-        order = [name for name in signature(type(self)).parameters if name in options]
-        return f"{type(self).__name__}({', '.join(f'{name}={options[name]!r}' for name in order)})"
-
-    def params(self) -> dict[str, Array]:
-        """The learned parameters by name, as copies."""
-        values = {name: getattr(self, name) for name in self.PARAMETERS}
-        return {name: value.copy() for name, value in values.items() if value is not None}
-
-    def load_params(self, params: Mapping[str, Array]) -> None:
-        """Take parameters from NumPy arrays, in their own precision: the reference also runs on float64 parameters."""
-        own = self.params()
-        arguments.check_params(self.NAME, params, {name: value.shape for name, value in own.items()})
-        taken = {name: arguments.parameter(self.NAME, name, params[name]) for name in own}
-        for name, value in taken.items():  # all of them, or none
-            setattr(self, name, value)
-
-
-def _merged(plan: BatchPlan, x: Array, size: Array | None, mask: Array | None) -> Merged:
-    size = np.ones(x.shape[:2], working_dtype(x.dtype)) if size is None else size
-    return Merged(plan.merge(x, size), plan.merge_size(size), mask, plan)
-
-
-class ToMe(_Merger):
+class ToMe(Merger):
     """`tokenmerge.spec.tome` for a batch."""
 
     NAME = "tome"
@@ -116,7 +70,7 @@ class ToMe(_Merger):
         def one(metric: Array, mask: Array | None, permutation: Array | None) -> plans.Plan:
             return tome.plan(metric, mask=mask, permutation=permutation, **self.options)
 
-        return _plan_each(one, metric, mask, permutation)
+        return plan_each(one, metric, mask, permutation)
 
     def __call__(
         self,
@@ -129,10 +83,10 @@ class ToMe(_Merger):
     ) -> Merged:
         check.tokens("tome", x, size, ("metric", metric, "N D"))
         plan = self.plan(x if metric is None else metric, mask=mask, permutation=permutation)
-        return _merged(plan, x, size, plan.mask)
+        return merged(plan, x, size, plan.mask)
 
 
-class ATS(_Merger):
+class ATS(Merger):
     """`tokenmerge.spec.ats` for a batch."""
 
     NAME = "ats"
@@ -155,7 +109,7 @@ class ATS(_Merger):
         def one(attn: Array, value: Array, mask: Array | None, u: Array | None, g: Array | None) -> plans.Plan:
             return ats.plan(attn, value, mask=mask, uniforms=u, noise=g, **self.options)
 
-        return _plan_each(one, attn, value, mask, uniforms, noise)
+        return plan_each(one, attn, value, mask, uniforms, noise)
 
     def __call__(
         self,
@@ -170,10 +124,10 @@ class ATS(_Merger):
     ) -> Merged:
         check.tokens("ats", x, size, ("value", value, "H N d"))
         plan = self.plan(attn, value, mask=mask, uniforms=uniforms, noise=noise)
-        return _merged(plan, x, size, plan.mask)
+        return merged(plan, x, size, plan.mask)
 
 
-class PatchMerger(_Merger):
+class PatchMerger(Merger):
     """`tokenmerge.spec.patch_merger` for a batch."""
 
     NAME = "patch_merger"
@@ -211,7 +165,7 @@ class PatchMerger(_Merger):
                 mask=mask,
             )
 
-        return _plan_each(one, x, mask)
+        return plan_each(one, x, mask)
 
     def __call__(self, x: Array, *, size: Array | None = None, mask: Array | None = None) -> Merged:
         check.tokens("patch_merger", x, size, C=self.dim)
@@ -220,11 +174,11 @@ class PatchMerger(_Merger):
         for i, tokens in enumerate(x):
             own_mask = None if mask is None else mask[i]
             normalized[i] = patch_merger.inputs(tokens, self.scale, self.bias, self.normalize, self.eps, own_mask)
-        merged = _merged(plan, normalized, size, None)
-        return merged._replace(tokens=merged.tokens.astype(x.dtype))
+        made = merged(plan, normalized, size, None)
+        return made._replace(tokens=made.tokens.astype(x.dtype))
 
 
-class LTM(_Merger):
+class LTM(Merger):
     """`tokenmerge.spec.ltm` for a batch."""
 
     NAME = "ltm"
@@ -249,17 +203,20 @@ class LTM(_Merger):
         def one(x: Array, prior: Array | None, mask: Array | None) -> plans.Plan:
             return ltm.plan(x, weight=self.weight, prior=prior, mask=mask, **self.options)
 
-        return _plan_each(one, x, prior, mask)
+        return plan_each(one, x, prior, mask)
 
     def __call__(
         self, x: Array, *, size: Array | None = None, prior: Array | None = None, mask: Array | None = None
     ) -> Merged:
         check.tokens("ltm", x, size, C=self.dim)
         plan = self.plan(x, prior=prior, mask=mask)
-        return _merged(plan, x, size, plan.mask)
+        return merged(plan, x, size, plan.mask)
 
 
-MERGERS: dict[str, Any] = {made.NAME: made for made in (ToMe, ATS, PatchMerger, LTM)}
+MERGERS: dict[str, Any] = {
+    **{name: plain(description) for name, description in DESCRIPTIONS.items()},
+    **{made.NAME: made for made in (ToMe, ATS, PatchMerger, LTM)},
+}
 
 
 def devices() -> tuple[str, ...]:

@@ -181,6 +181,7 @@ DESCRIPTION = Description(
     title="LTM",
     rules="LTM",
     options={"dim": REQUIRED, "compression_ratio": REQUIRED, "protected": 0, "prior_smoothing": 0.1},
+    check=check_ltm,
     inputs={"x": "N C"},
     decides=False,
     place="mlp",

@@ -178,6 +178,7 @@ DESCRIPTION = Description(
         "eps": 1e-5,
         "seed": 0,
     },
+    check=check_patch_merger,
     inputs={"x": "N C"},
     decides=False,
     place="block",

@@ -261,6 +261,7 @@ DESCRIPTION = Description(
     title="ToMe",
     rules="TOME",
     options={"r": None, "protected": 0, "order": "grouped", "matching": "bipartite", "k": None},
+    check=check_tome,
     inputs={"metric": "N D"},
     decides=True,
     place="mlp",

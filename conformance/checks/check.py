@@ -96,13 +96,16 @@ def check_each(
 ) -> Callable[[PerMerger], PerMerger]:
     """Register one function as a check of every merger: it takes the subject, the data and the merger's name.
 
-    A rule that belongs to another merger is left out, and "{merger}" in `needs` is its name.
+    A rule that belongs to another merger is left out, and "{merger}" in `needs` is its name. What is said of no merger
+    in particular holds for a new one, too.
     """
     needs = options.pop("needs", None) or ""
 
     def register(function: PerMerger) -> PerMerger:
         for merger in mergers:
-            own = (rule for rule in rules if rule.partition("-")[0] not in set(PREFIXES.values()) - {PREFIXES[merger]})
+            others = set(PREFIXES.values()) - {PREFIXES[merger]}
+            # where all the rules are other mergers', it is about all of this one's
+            own = [rule for rule in rules if rule.partition("-")[0] not in others] or [f"{PREFIXES[merger]}-*"]
             needed = needs.format(merger=merger) or None
             check(f"{merger}-{id}", tier, statement, *own, needs=needed, **options)(_for_merger(function, merger))
         return function

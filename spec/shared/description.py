@@ -79,6 +79,7 @@ class Description:
     Attributes:
         name: as in `get_merger`; title: as people write it. rules: what the ids of its rules begin with.
         options: with their defaults, in the order of the constructor; `REQUIRED` where there is none.
+        check: of the options, by name; raises TypeError or ValueError with one sentence.
         inputs: what its plan is made from, with the axes of one sample: `{"metric": "N D"}`.
         decides: whether its plan is made of decisions (integers), which have no gradient; else of weights.
         place: where it acts in a block: "attention" chooses queries, "mlp" merges between attention and MLP, "block"
@@ -100,6 +101,7 @@ class Description:
     title: str
     rules: str
     options: Mapping[str, Any]
+    check: Callable[..., Any]
     inputs: Mapping[str, str]
     decides: bool
     place: str

@@ -20,7 +20,7 @@ from tokenmerge.backends.torch.patching.entering import call_of
 from tokenmerge.backends.torch.patching.families import Attention, Block
 from tokenmerge.backends.torch.patching.hook import Patch
 from tokenmerge.backends.torch.patching.marks import Role, role_of
-from tokenmerge.backends.torch.patching.parts import first, holds_parts, hook_parts, with_first
+from tokenmerge.backends.torch.patching.parts import first, holds_parts, hook_parts, parts_of, with_first
 from tokenmerge.backends.torch.patching.readers import check_readers
 from tokenmerge.backends.torch.patching.state import Call, reference
 from tokenmerge.backends.torch.plan import compose_layers
@@ -43,6 +43,7 @@ class BlockRole(Role):
         self.index, self.name, self.parts, self.of_attention = index, name, parts, attention
         self.tokens, self.learned = tokens, learned
         self.kind = index + 1
+        self.wanted = tuple((tuple(path.split(".")), kind.where, kind.name) for path, kind in parts_of(self))
 
     def run(self, name: str, module: Any, original: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> Any:
         self._look_at_parts(module)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from tokenmerge.backends.torch import observers
 from tokenmerge.backends.torch.patching.hook import Hook, Patch
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ class Keys(Hook):
 
     def __call__(self, module: nn.Module, args: Any, output: Tensor) -> None:
         call = self.patch.running()
-        if call is not None and call.attention is not None:
+        if call is not None and call.attention is not None and self.patch.method.expects(call, call.num_tokens_here):
             call.keys = self.metric(call.attention, output)
 
 
@@ -92,6 +93,16 @@ def parts_of(role: BlockRole) -> Iterator[tuple[str, Any]]:
 
 def holds_parts(block: nn.Module, role: BlockRole) -> bool:
     """Whether all parts of a block have their hooks."""
+    if not observers.is_compiling():  # the same without a function call for every name
+        for names, where, name in role.wanted:
+            part: Any = block
+            for each in names:
+                part = part._modules.get(each)
+                if part is None:
+                    return False
+            if name not in part.__dict__[where]:
+                return False
+        return True
     for path, kind in parts_of(role):
         if kind.name not in getattr(block.get_submodule(path), kind.where):
             return False

@@ -110,6 +110,16 @@ def test_a_checkpoint_without_the_merger_keeps_its_parameters() -> None:
     assert all((after[name] == (before if is_merger_parameter(name) else params)[name]).all() for name in params)
 
 
+def test_a_state_dict_of_torch_in_bfloat16_stays_bfloat16() -> None:
+    torch = pytest.importorskip("torch")
+    model = get_vit(config("plain"), backend="jax")
+    given = {name: torch.tensor(value).bfloat16() for name, value in model.params().items()}
+    model.load_params(given)
+    for name, value in model.named().items():
+        assert value[...].dtype == jnp.bfloat16
+        assert (np.asarray(value[...], np.float32) == given[name].float().numpy()).all()
+
+
 # Compilation
 
 

@@ -112,7 +112,8 @@ class ViT(Named):
         return {name: np.array(own[name][...]) for name in parameter_shapes(self.config)}
 
     def load_params(self, params: Mapping[str, Any]) -> None:
-        """Take a timm state dict of NumPy arrays or of anything that `numpy.asarray` reads, in its own precision.
+        """Take a timm state dict of NumPy arrays or of anything that `numpy.asarray` reads, in its own precision,
+        bfloat16 of PyTorch too.
 
         float64 needs JAX's x64 mode. A learned merger's parameters may all be missing and keep their values then.
 
@@ -123,7 +124,8 @@ class ViT(Named):
         own = self.named()
         taken = {name: parameter("vit", name, value) for name, value in params.items()}
         for name, value in taken.items():  # all of them, or none
-            own[name].set_value(jnp.array(value))
+            half = str(getattr(params[name], "dtype", "")).endswith("bfloat16")  # which NumPy does not have
+            own[name].set_value(jnp.array(value, jnp.bfloat16 if half else None))
 
     def __call__(self, images: Array) -> ViTOutput:
         """Images `(B, height, width, channels)`, taken in the precision of the parameters, see `vit`."""

@@ -70,7 +70,7 @@ def check_array(
     ...
     ValueError: tome: `size` must have shape (B, N) = (2, 8), got (2, 7)
     """
-    if not (_is_array(array) if array_type is None else isinstance(array, array_type)):
+    if not (rank(array) >= 0 and hasattr(array, "dtype") if array_type is None else isinstance(array, array_type)):
         _refuse(owner, name, "an array of this backend", array)
     kept_out = "" if odd is None else odd(array)
     if kept_out:
@@ -93,9 +93,8 @@ def shown(value: Any) -> str:
     ("'abc'", '10000', 80)
     """
     try:
-        shape = getattr(value, "shape", None)
-        if isinstance(shape, tuple) and not isinstance(value, np.generic):
-            return f"an array of shape {_tuple(shape)}"
+        if isinstance(getattr(value, "shape", None), tuple) and not isinstance(value, np.generic):
+            return f"an array of shape {_tuple(value.shape)}"
         text = " ".join(repr(value).split())
     except Exception:  # integers of 5,000 digits, or anybody's own
         return _class(value)
@@ -164,15 +163,14 @@ def check_choice(owner: str, name: str, value: Any, choices: Iterable[str]) -> N
         close = difflib.get_close_matches(value, choices, n=1) if isinstance(value, str) else []
         known = ", ".join(repr(choice) for choice in choices)
         hint = f" (did you mean {close[0]!r}?)" if close else ""
-        error = ValueError if isinstance(value, str) else TypeError
-        raise error(f"{owner}: `{name}` must be one of {known}, got {shown(value)}{hint}")
+        sentence = f"{owner}: `{name}` must be one of {known}, got {shown(value)}{hint}"
+        raise (ValueError if isinstance(value, str) else TypeError)(sentence)
 
 
 def check_source(owner: str, source: Any, kind: type | tuple[type, ...]) -> None:
     """Check that a source of random numbers is one of the framework."""
     if not isinstance(source, kind):
-        name = " or ".join("None" if one is type(None) else one.__name__ for one in _several(kind))
-        _refuse(owner, "the first argument", f"a source of random numbers ({name})", source)
+        _refuse(owner, "generator", "a source of random numbers of this backend", source)
 
 
 def check_source_array(
@@ -369,19 +367,11 @@ def _refuse(owner: str, name: str, needed: str, value: Any) -> NoReturn:
     raise TypeError(f"{owner}: `{name}` must be {needed}, got {_class(value)}")
 
 
-def _several(kind: type | tuple[type, ...]) -> tuple[type, ...]:
-    return kind if isinstance(kind, tuple) else (kind,)
-
-
-def _is_array(value: Any) -> bool:
-    return hasattr(value, "shape") and hasattr(value, "dtype")
-
-
 def rank(value: Any) -> int:
-    """The number of axes, -1 for what has none."""
+    """The number of axes, -1 for what has none, or does not say, as a nested tensor."""
     try:
         return len(value.shape)
-    except Exception:  # no array, or a nested tensor, which refuses to say
+    except Exception:
         return -1
 
 

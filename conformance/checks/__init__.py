@@ -14,6 +14,7 @@ from tokenmerge.conformance.checks import (
     options,
     promises,
     storage,
+    vectors,
 )
 from tokenmerge.conformance.checks.check import CHECKS, Check
 
@@ -31,4 +32,5 @@ __all__ = [
     "options",
     "promises",
     "storage",
+    "vectors",
 ]

@@ -38,8 +38,10 @@ def read(folder: Path = DATA) -> tuple[list[Entry], dict[str, Array]]:
     return cases, tensors
 
 
-def replay(case: Entry, tensors: dict[str, Array], module: ModuleType, dtype: str) -> dict[str, Array]:
-    """The results of a case on a backend, by the names of the expected ones."""
+def replay(
+    case: Entry, tensors: dict[str, Array], module: ModuleType, dtype: str, device: str | None = None
+) -> dict[str, Array]:
+    """The results of a case on a backend, by the names of the expected ones; on a device, or on its default."""
     with context(module, dtype), np.errstate(all="ignore"):
         given = {}
         for name in case["inputs"]:
@@ -47,7 +49,7 @@ def replay(case: Entry, tensors: dict[str, Array], module: ModuleType, dtype: st
             if array.dtype == np.uint8:
                 array = array.astype(bool)
             kind = None if array.dtype.kind != "f" else working(dtype) if name in FINE else dtype
-            given[name] = module.from_numpy(array, kind)
+            given[name] = module.from_numpy(array, kind, device)
         params = {name: tensors[f"{case['id']}/params/{name}"] for name in case["params"]}
         results = FUNCTIONS[case["function"]](module, case, given, params)
         return {name: to_numpy(module, results[name]) for name in case["expected"]}
@@ -78,6 +80,8 @@ def _merger(module: ModuleType, case: Entry, given: Given, params: dict[str, Arr
     merger = module.MERGERS[case["function"]](**case["config"])
     if params:
         merger.load_params(params)
+    if hasattr(merger, "to"):
+        merger = merger.to(given["x"].device)
     merged = merger(given.pop("x"), **given)
     results = _fields(merged.plan) | {"tokens": merged.tokens, "size": merged.size}
     return results | {"unmerged": merged.plan.unmerge(merged.tokens)}

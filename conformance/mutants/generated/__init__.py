@@ -26,10 +26,11 @@ from tokenmerge.conformance.mutants.generated.splice import Splice, splice
 BACKEND = "tokenmerge.backends.numpy"
 # file -> the rooms of the suite in which a change can show
 NAMES = tuple(MERGERS)
+PLANS = ("plan", "composition")
 LEARNED = tuple(name for name, proof in MERGERS.items() if proof.description.parameters)
 FILES: dict[str, tuple[str, ...]] = {
     **{name: (name,) for name in NAMES},
-    "plan": NAMES,
+    "plan": (*NAMES, *PLANS),
     "precision": (*NAMES, "attention", "information_bottleneck"),
     "merger": LEARNED,
     "matching": ("tome",),
@@ -37,7 +38,11 @@ FILES: dict[str, tuple[str, ...]] = {
     "pooling": ("attention",),
     "information_bottleneck": ("information_bottleneck",),
 }
-OF_CLASS = {"PartitionPlan": ("tome",), "SelectionPlan": ("ats",), "DensePlan": LEARNED}
+OF_CLASS = {
+    "PartitionPlan": ("tome", *PLANS),
+    "SelectionPlan": ("ats", *PLANS),
+    "DensePlan": (*LEARNED, *PLANS),
+}
 ELSEWHERE = ("draw_permutation", "draw_uniforms", "draw_noise", "chain")  # not what the suite judges
 EQUIVALENT = Path(__file__).with_name("equivalent.txt")
 HOLES = Path(__file__).with_name("holes.txt")

@@ -202,7 +202,7 @@ MUTANTS = (
         "PLAN-5",
         "Composing a plan that was composed before forgets the first of the three layers.",
         _forgets_the_first_of_three,
-        ("tome", "ats"),
+        ("tome",),
     ),
     Mutant(
         "foreign-composed-unfitting",

@@ -26,17 +26,21 @@ from typing import Any
 
 import numpy as np
 
-from tokenmerge.spec import ats, ltm, patch_merger, tome
 from tokenmerge.spec import plan as plans
+from tokenmerge.spec.ats import plan as ats_plan  # names of rooms would promise functions of batches
 from tokenmerge.spec.batch_merger import Merger, merged, plan_each
 from tokenmerge.spec.batch_plain import plain
 from tokenmerge.spec.batch_plan import BatchPlan, compose
+from tokenmerge.spec.ltm import plan as ltm_plan
 from tokenmerge.spec.mergers import MERGERS as DESCRIPTIONS
+from tokenmerge.spec.patch_merger import inputs
+from tokenmerge.spec.patch_merger import plan as patch_merger_plan
 from tokenmerge.spec.precision import working_dtype
 from tokenmerge.spec.shared import arguments
 from tokenmerge.spec.shared.calls import Calls
 from tokenmerge.spec.shared.initial import initial_queries
 from tokenmerge.spec.shared.merged import Merged
+from tokenmerge.spec.tome import plan as tome_plan
 from tokenmerge.spec.vit_batch import ViT
 
 Array = np.ndarray[Any, Any]
@@ -68,7 +72,7 @@ class ToMe(Merger):
         check.tome(metric, mask, permutation, self.options["matching"], self.options["protected"])
 
         def one(metric: Array, mask: Array | None, permutation: Array | None) -> plans.Plan:
-            return tome.plan(metric, mask=mask, permutation=permutation, **self.options)
+            return tome_plan(metric, mask=mask, permutation=permutation, **self.options)
 
         return plan_each(one, metric, mask, permutation)
 
@@ -107,7 +111,7 @@ class ATS(Merger):
         check.ats(attn, value, mask, uniforms, noise, self.options["max_tokens"], self.options["sampling"])
 
         def one(attn: Array, value: Array, mask: Array | None, u: Array | None, g: Array | None) -> plans.Plan:
-            return ats.plan(attn, value, mask=mask, uniforms=u, noise=g, **self.options)
+            return ats_plan(attn, value, mask=mask, uniforms=u, noise=g, **self.options)
 
         return plan_each(one, attn, value, mask, uniforms, noise)
 
@@ -154,7 +158,7 @@ class PatchMerger(Merger):
         check.patch_merger(x, self.queries, self.scale, self.bias, mask)
 
         def one(x: Array, mask: Array | None) -> plans.Plan:
-            return patch_merger.plan(
+            return patch_merger_plan(
                 x,
                 queries=self.queries,
                 scale=self.scale,
@@ -173,7 +177,7 @@ class PatchMerger(Merger):
         normalized = np.zeros(x.shape, working_dtype(x.dtype))
         for i, tokens in enumerate(x):
             own_mask = None if mask is None else mask[i]
-            normalized[i] = patch_merger.inputs(tokens, self.scale, self.bias, self.normalize, self.eps, own_mask)
+            normalized[i] = inputs(tokens, self.scale, self.bias, self.normalize, self.eps, own_mask)
         made = merged(plan, normalized, size, None)
         return made._replace(tokens=made.tokens.astype(x.dtype))
 
@@ -201,7 +205,7 @@ class LTM(Merger):
             prior = np.broadcast_to(prior, (len(x), *prior.shape))
 
         def one(x: Array, prior: Array | None, mask: Array | None) -> plans.Plan:
-            return ltm.plan(x, weight=self.weight, prior=prior, mask=mask, **self.options)
+            return ltm_plan(x, weight=self.weight, prior=prior, mask=mask, **self.options)
 
         return plan_each(one, x, prior, mask)
 

@@ -24,12 +24,11 @@ import numpy as np
 from tokenmerge.spec.precision import working_dtype
 from tokenmerge.spec.shared.arguments import check_integer
 from tokenmerge.spec.shared.calls import Calls
+from tokenmerge.spec.shared.constants import LOG_FLOOR
 from tokenmerge.spec.softmax import softmax
 
 Array = np.ndarray[Any, Any]
 check = Calls(np.ndarray, batched=False)
-
-LOG_FLOOR = 1e-12
 
 
 def cluster_scores(f: Array, centroids: Array, beta: float) -> Array:

@@ -221,3 +221,9 @@ def test_checks_let_good_imports_pass(check: Callable[[str], list[str]], source:
 @pytest.mark.parametrize("source", ["from . import tome", "from ..spec.tome import plan"])
 def test_relative_check_can_fail(source: str) -> None:
     assert relative(source) != []
+
+
+def test_the_floor_of_logarithms_is_written_once() -> None:
+    parts = (ROOT / "spec", ROOT / "backends")
+    own = [path for part in parts for path in part.rglob("*.py") if "LOG_FLOOR = " in path.read_text()]
+    assert own == [ROOT / "spec/shared/constants.py"]

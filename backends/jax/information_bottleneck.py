@@ -12,10 +12,9 @@ import jax.numpy as jnp
 
 from tokenmerge.backends.jax.check import check
 from tokenmerge.backends.jax.precision import matmul, safe_divide, safe_norm, softmax, working_dtype
+from tokenmerge.spec.shared.constants import LOG_FLOOR
 
 Array = jax.Array
-
-LOG_FLOOR = 1e-12
 
 
 def cluster_scores(f: Array, centroids: Array, beta: float) -> Array:

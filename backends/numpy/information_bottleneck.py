@@ -11,10 +11,9 @@ import numpy as np
 
 from tokenmerge.backends.numpy.check import check
 from tokenmerge.backends.numpy.precision import safe_divide, softmax, working_dtype
+from tokenmerge.spec.shared.constants import LOG_FLOOR
 
 Array = np.ndarray[Any, Any]
-
-LOG_FLOOR = 1e-12
 
 
 def cluster_scores(f: Array, centroids: Array, beta: float) -> Array:

@@ -11,10 +11,9 @@ import torch
 from tokenmerge.backends.torch.check import check
 from tokenmerge.backends.torch.gathers import within
 from tokenmerge.backends.torch.precision import matmul, safe_divide, softmax, working_dtype
+from tokenmerge.spec.shared.constants import LOG_FLOOR
 
 Tensor = torch.Tensor
-
-LOG_FLOOR = 1e-12
 
 
 def cluster_scores(f: Tensor, centroids: Tensor, beta: float) -> Tensor:

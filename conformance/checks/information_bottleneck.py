@@ -15,6 +15,7 @@ from tokenmerge.conformance.rounding import Rounded, softmax
 from tokenmerge.conformance.subject import Mismatch, Subject
 from tokenmerge.conformance.verdict import Finding, within
 from tokenmerge.spec import information_bottleneck as spec
+from tokenmerge.spec.shared.constants import LOG_FLOOR
 
 Array = np.ndarray[Any, Any]
 ROOM = "information_bottleneck"
@@ -39,10 +40,8 @@ def _demand(subject: Subject, finding: Finding) -> None:
 
 
 def _log(value: Rounded) -> Rounded:
-    floored = np.maximum(value.value, spec.LOG_FLOOR)
-    return Rounded(
-        floored, np.where(value.value < spec.LOG_FLOOR, floored * value.unit, value.error), value.dtype
-    ).log()
+    floored = np.maximum(value.value, LOG_FLOOR)
+    return Rounded(floored, np.where(value.value < LOG_FLOOR, floored * value.unit, value.error), value.dtype).log()
 
 
 def _distribution(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:

@@ -8,7 +8,7 @@ import numpy as np
 
 from tokenmerge.conformance.rounding import Rounded, softmax
 from tokenmerge.conformance.vectors.vector import Vector
-from tokenmerge.spec.information_bottleneck import LOG_FLOOR
+from tokenmerge.spec.shared.constants import LOG_FLOOR
 
 Results = dict[str, Rounded]
 

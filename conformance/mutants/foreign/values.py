@@ -278,6 +278,6 @@ MUTANTS = (
         "IB-3",
         "Logarithms in the bound have a floor of 1e-7.",
         "",
-        ("information_bottleneck", "LOG_FLOOR = 1e-12", "LOG_FLOOR = 1e-7"),
+        ("information_bottleneck", "type(LOG_FLOOR)", "type(1e-7)"),
     ),
 )

@@ -94,6 +94,9 @@ def compiled(kernel, types, **constants):
     source = ASTSource(kernel, {name: signature[name] for name in kernel.arg_names}, constants)
     return triton.compile(source, target=GPUTarget("cuda", 90, 32)).asm["ptx"]
 
+"""
+
+COMPILE_MATCHING = """
 for bytes_, entry, work, name, precision in [
     (2, tl.bfloat16, tl.float32, "bf16", "ieee"), (4, tl.float32, tl.float32, "fp32", "tf32x3")
 ]:
@@ -150,8 +153,9 @@ built(attention.of_keys, OF_KEYS[2, 64], inputs + " *fp32 *bf16 *fp32 *bf16 *bf1
 
 
 @needs_triton
-def test_they_compile_for_a_gpu_that_is_not_here(tmp_path: Path) -> None:
-    python("-c", COMPILE + COMPILE_ATTENTION, interpret=False, TRITON_CACHE_DIR=str(tmp_path))
+@pytest.mark.parametrize("kernels", [COMPILE_MATCHING, COMPILE_ATTENTION], ids=["matching and merging", "attention"])
+def test_they_compile_for_a_gpu_that_is_not_here(kernels: str, tmp_path: Path) -> None:
+    python("-c", COMPILE + kernels, interpret=False, TRITON_CACHE_DIR=str(tmp_path))
 
 
 # Where they are not

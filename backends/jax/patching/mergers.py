@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Sequence
+from inspect import Parameter, signature
+from typing import Any, NamedTuple
 
 from tokenmerge.backends.jax.ats import ATS
 from tokenmerge.backends.jax.ltm import LTM
@@ -12,16 +14,18 @@ from tokenmerge.backends.jax.tome import ToMe
 from tokenmerge.spec.shared.arguments import check_choice, check_integer, check_names
 from tokenmerge.spec.shared.schedule import merge_schedule
 
-OPTIONS: dict[str, dict[str, Any]] = {
-    "tome": {"r": None, "prop_attn": True, "order": "grouped", "protected": None},
-    "ats": {"max_tokens": None, "score": "per_head"},
-    "patch_merger": {"num_tokens_out": 8, "layer": None, "logit_scale": None, "seed": 0},
-    "ltm": {"compression_ratio": None, "protected": None, "prior_smoothing": 0.1},
-}
-NEEDED = {"tome": "r", "ats": "max_tokens", "ltm": "compression_ratio"}
+Mergers = list[Merger | None]
 
 
-def mergers(name: str, options: dict[str, Any], depth: int, width: int, prefix: int) -> list[Merger | None]:
+class Network(NamedTuple):
+    """What a merger has to know: the number of blocks, C, and the tokens in front of the patches, which it protects."""
+
+    depth: int
+    width: int
+    prefix: int
+
+
+def mergers(name: str, options: dict[str, Any], depth: int, width: int, prefix: int) -> Mergers:
     """The merger of every block, None where a block merges nothing.
 
     Args:
@@ -34,28 +38,52 @@ def mergers(name: str, options: dict[str, Any], depth: int, width: int, prefix: 
     >>> [None if merger is None else merger.r for merger in mergers("tome", {"r": [4, 0]}, 3, 8, 1)]
     [4, None, None]
     """
-    check_choice("patch", "name", name, OPTIONS)
-    check_names("patch", options, OPTIONS[name], "option")
-    if name in NEEDED and NEEDED[name] not in options:
-        raise TypeError(f"patch: `{NEEDED[name]}` must be given with {name!r}, got nothing")
-    chosen = OPTIONS[name] | options
-    protected = prefix if chosen.get("protected") is None else chosen["protected"]
-    if name == "tome":
-        removed = merge_schedule(chosen["r"], depth)
-        return [ToMe(r=r, protected=protected, order=chosen["order"]) if r else None for r in removed]
-    if name == "ats":
-        budgets = chosen["max_tokens"]
-        budgets = [budgets] * depth if isinstance(budgets, int) else list(budgets)
-        if len(budgets) > depth:
-            raise ValueError(f"patch: `max_tokens` must have at most {depth} entries, got {len(budgets)}")
-        sampled: list[Merger | None] = [ATS(budget, score=chosen["score"]) for budget in budgets]
-        return sampled + [None] * (depth - len(budgets))
-    if name == "ltm":
-        ratio, smoothing = chosen["compression_ratio"], chosen["prior_smoothing"]
-        return [LTM(width, ratio, protected=protected, prior_smoothing=smoothing) for _ in range(depth)]
-    layer = max(depth // 2, 1) if chosen["layer"] is None else chosen["layer"]
+    check_choice("patch", "name", name, METHODS)
+    known = {each.name: each.default for each in signature(METHODS[name]).parameters.values() if each.name != "network"}
+    check_names("patch", options, known, "option")
+    for option, default in known.items():
+        if default is Parameter.empty and option not in options:
+            raise TypeError(f"patch: `{option}` must be given with {name!r}, got nothing")
+    return METHODS[name](Network(depth, width, prefix), **options)
+
+
+def _tome(
+    network: Network, *, r: Any, prop_attn: bool = True, order: str = "grouped", protected: int | None = None
+) -> Mergers:
+    front = network.prefix if protected is None else protected
+    removed = merge_schedule(r, network.depth)
+    return [ToMe(r=each, protected=front, order=order) if each else None for each in removed]
+
+
+def _ats(network: Network, *, max_tokens: int | Sequence[int], score: str = "per_head") -> Mergers:
+    budgets = [max_tokens] * network.depth if isinstance(max_tokens, int) else list(max_tokens)
+    if len(budgets) > network.depth:
+        raise ValueError(f"patch: `max_tokens` must have at most {network.depth} entries, got {len(budgets)}")
+    return [*(ATS(budget, score=score) for budget in budgets), *[None] * (network.depth - len(budgets))]
+
+
+def _patch_merger(
+    network: Network,
+    *,
+    num_tokens_out: int = 8,
+    layer: int | None = None,
+    logit_scale: float | None = None,
+    seed: int = 0,
+) -> Mergers:
+    layer = max(network.depth // 2, 1) if layer is None else layer
     check_integer("patch", "layer", layer, minimum=1)
-    if layer > depth:
-        raise ValueError(f"patch: `layer` must be at most {depth}, the number of blocks, got {layer}")
-    merger = PatchMerger(width, chosen["num_tokens_out"], chosen["logit_scale"], seed=chosen["seed"])
-    return [merger if index == layer - 1 else None for index in range(depth)]
+    if layer > network.depth:
+        raise ValueError(f"patch: `layer` must be at most {network.depth}, the number of blocks, got {layer}")
+    merger = PatchMerger(network.width, num_tokens_out, logit_scale, seed=seed)
+    return [merger if index == layer - 1 else None for index in range(network.depth)]
+
+
+def _ltm(
+    network: Network, *, compression_ratio: float, protected: int | None = None, prior_smoothing: float = 0.1
+) -> Mergers:
+    front = network.prefix if protected is None else protected
+    options: dict[str, Any] = {"protected": front, "prior_smoothing": prior_smoothing}
+    return [LTM(network.width, compression_ratio, **options) for _ in range(network.depth)]
+
+
+METHODS: dict[str, Callable[..., Mergers]] = {"tome": _tome, "ats": _ats, "patch_merger": _patch_merger, "ltm": _ltm}

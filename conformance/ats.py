@@ -197,14 +197,14 @@ def cases(draw: Any, kind: str, shape: tuple[int, int], mask: Array | None, choi
     from tokenmerge.conformance.draws import CHANNELS, seeds, tokens  # only here: certificates need no Hypothesis
 
     b, n = shape
-    k, heads = choice["max_tokens"], choice["heads"]
+    k, heads, width = choice["max_tokens"], choice["heads"], choice.get("width", CHANNELS)
     config: dict[str, Any] = {"max_tokens": k, "score": choice["score"]}
     random = choice["random"] if kind != "exact" or choice["random"] == "released" else None
     rng = np.random.default_rng(draw(seeds, label="seed of attention and values"))
     if kind == "exact":
-        row, value = _dyadic_attention(rng, (b, heads, n), mask), rng.choice([-1.0, 1.0], (b, heads, n, CHANNELS))
+        row, value = _dyadic_attention(rng, (b, heads, n), mask), rng.choice([-1.0, 1.0], (b, heads, n, width))
     else:
-        row, value = rng.random((b, heads, n)) ** 4, rng.standard_normal((b, heads, n, CHANNELS))
+        row, value = rng.random((b, heads, n)) ** 4, rng.standard_normal((b, heads, n, width))
         if kind == "degenerate":
             row *= draw(st.sampled_from([0.0, 1.0]), label="attention is there")
         elif draw(st.booleans(), label="some scores are zero"):
@@ -215,7 +215,7 @@ def cases(draw: Any, kind: str, shape: tuple[int, int], mask: Array | None, choi
     if choice["whole attention matrix"]:
         attn = rng.random((b, heads, n, n))
         attn[:, :, :1] = row[:, :, None][:, :, : min(1, n)]
-    inputs = {"x": draw(tokens("generic", (*shape, CHANNELS))), "attn": attn, "value": value}
+    inputs = {"x": draw(tokens("generic", (*shape, choice.get("channels", CHANNELS)))), "attn": attn, "value": value}
     if random == "noise":
         config["sampling"] = "gumbel"
         inputs["noise"] = rng.gumbel(size=(b, k, max(n - 1, 0)))
@@ -277,6 +277,9 @@ PROOF = Proof(
     config=LEAST,
     bad=BAD,
     padding="ATS-7",
+    most_inputs={"random": "uniforms"},
+    odd={"max_tokens": (7, 65, 200), "heads": (1, 5, 12), "width": (1, 17, 65)},
+    odd_exact={"width": (4, 16)},
     largest={"max_tokens": 64},
     differences=lambda case, outcome, want: ("ATS-5",),
     class_token=True,

@@ -88,11 +88,11 @@ def cases(draw: Any, kind: str, shape: tuple[int, int], mask: Array | None, choi
 
     from tokenmerge.conformance.draws import CHANNELS, seeds, tokens  # only here: certificates need no Hypothesis
 
-    b, n = shape
+    (b, n), channels = shape, choice.get("channels", CHANNELS)
     protected, ratio = min(choice["protected"], n), choice["compression_ratio"]
-    config = {"dim": CHANNELS, "compression_ratio": ratio, "protected": protected}
+    config = {"dim": channels, "compression_ratio": ratio, "protected": protected}
     config["prior_smoothing"] = choice["prior_smoothing"]
-    inputs = {"x": draw(tokens(kind, (*shape, CHANNELS)))}
+    inputs = {"x": draw(tokens(kind, (*shape, channels)))}
     rng = np.random.default_rng(draw(seeds, label="seed of the parameters"))
     rest = n - protected
     if choice["prior"] != "pooling":
@@ -101,7 +101,7 @@ def cases(draw: Any, kind: str, shape: tuple[int, int], mask: Array | None, choi
         if draw(st.booleans(), label="zeros in the prior"):
             prior = prior * (rng.random(prior.shape) < 0.7)
         inputs["prior"] = np.swapaxes(prior, -1, -2)
-    params = {"weight": rng.standard_normal(CHANNELS).astype(np.float32)}
+    params = {"weight": rng.standard_normal(channels).astype(np.float32)}
     return Case("ltm", config, inputs, params)
 
 
@@ -137,6 +137,8 @@ PROOF = Proof(
     config=LEAST,
     bad=BAD,
     padding="LTM-6",
+    most_inputs={"prior": "one per sample"},
+    odd={"compression_ratio": (0.5, 0.3, 0.9), "protected": (0, 1, 5)},
     first=("LTM-7",),
     largest={"compression_ratio": 0.25},
 )

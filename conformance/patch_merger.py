@@ -59,14 +59,14 @@ def cases(draw: Any, kind: str, shape: tuple[int, int], mask: Array | None, choi
     """A case of a kind; `choice` has an option each of `SPACE`."""
     from tokenmerge.conformance.draws import CHANNELS, seeds, tokens  # only here: certificates need no Hypothesis
 
-    m = choice["num_tokens_out"]
-    config = {"dim": CHANNELS, "num_tokens_out": m, **dict([choice["variant"]] if choice["variant"] else [])}
+    m, channels = choice["num_tokens_out"], choice.get("channels", CHANNELS)
+    config = {"dim": channels, "num_tokens_out": m, **dict([choice["variant"]] if choice["variant"] else [])}
     # without eps a constant token amplifies rounding without limit, unless it is zero
-    inputs = {"x": draw(tokens("generic" if config.get("eps") == 0 else kind, (*shape, CHANNELS)))}
+    inputs = {"x": draw(tokens("generic" if config.get("eps") == 0 else kind, (*shape, channels)))}
     rng = np.random.default_rng(draw(seeds, label="seed of the parameters"))
-    params = {"queries": rng.standard_normal((m, CHANNELS)), "scale": rng.random(CHANNELS) + 0.5}
+    params = {"queries": rng.standard_normal((m, channels)), "scale": rng.random(channels) + 0.5}
     if config.get("use_bias", True):
-        params["bias"] = rng.standard_normal(CHANNELS)
+        params["bias"] = rng.standard_normal(channels)
     params = {name: value.astype(np.float32) for name, value in params.items()}
     return Case("patch_merger", config, inputs, params)
 
@@ -99,5 +99,6 @@ PROOF = Proof(
     config=LEAST,
     bad=BAD,
     padding="PM-4",
+    odd={"num_tokens_out": (1, 5, 17, 65), "channels": (3, 17, 65, 129)},  # a single channel has no LayerNorm
     first=("PM-5",),
 )

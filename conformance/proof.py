@@ -31,6 +31,9 @@ class Proof:
         bad: (options, arguments of a call) that are refused.
         padding: the rule about padded batches. first: that about first values of parameters.
         largest: options at N = 4096: at least what has to be decided, the mask of a plan not square.
+        most_inputs: options with which a call takes most arrays.
+        odd: options beyond every small power of two, and the widths of what it reads; odd_exact: where arithmetic has
+            to be exact.
         differences: the rules by which two decided plans differ.
         class_token: whether the first token must be real.
         differentiable: inputs that get a gradient, whatever is decided.
@@ -45,6 +48,9 @@ class Proof:
     padding: str
     first: tuple[str, ...] = ()
     largest: Mapping[str, Any] = field(default_factory=dict)
+    most_inputs: Mapping[str, Any] = field(default_factory=dict)
+    odd: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    odd_exact: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     differences: Callable[[Case, Outcome, Any], tuple[str, ...]] = no_differences
     class_token: bool = False
     differentiable: tuple[str, ...] = ("x",)

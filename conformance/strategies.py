@@ -129,6 +129,32 @@ def each_value(space: tuple[tuple[str, tuple[Any, ...]], ...]) -> list[dict[str,
     ]
 
 
+# Beyond every small power of two, and no multiple of one: where kernels end.
+ODD: dict[str, tuple[Any, ...]] = {
+    "shape": ((5, 33), (17, 3), (2, 129), (1, 257), (6, 65)),
+    "channels": (1, 3, 17, 65, 129),
+    "padded": (False, True),
+    "sized": (False, True),
+}
+
+
+def odd_rows(merger: str, kind: str) -> list[dict[str, Any]]:
+    """Choices of shapes, widths and options in which every pair of them occurs."""
+    proof = MERGERS[merger]
+    exact = dict(proof.odd_exact) if kind == "exact" else {}
+    return covering(tuple((dict(proof.space) | ODD | dict(proof.odd) | exact).items()))
+
+
+@st.composite
+def odd_cases(draw: Draw, merger: str, kind: str, row: dict[str, Any]) -> Case:
+    """The case of one such choice."""
+    proof = MERGERS[merger]
+    mask = draw(masks(row["shape"], class_token=proof.class_token), label="mask") if row["padded"] else None
+    case = proof.cases(draw, kind, row["shape"], mask, row)
+    case.inputs.update(_given(size=draw(sizes(row["shape"])) if row["sized"] else None, mask=mask))
+    return case
+
+
 COVERING = {"pairs": covering, "values": each_value}
 
 

@@ -265,8 +265,8 @@ def cases(draw: Any, kind: str, shape: tuple[int, int], mask: Array | None, choi
     else:
         config["r"] = max(1, n // 4) if choice["r"] == "a quarter" else choice["r"]
         config |= {"matching": "random"} if matching == "random" else {"order": matching}
-    inputs = {"x": draw(tokens("generic", (*shape, CHANNELS)))}
-    inputs["metric"] = draw(tokens(kind, (*shape, WIDTH), "metrics"))
+    inputs = {"x": draw(tokens("generic", (*shape, choice.get("channels", CHANNELS))))}
+    inputs["metric"] = draw(tokens(kind, (*shape, choice.get("width", WIDTH)), "metrics"))
     if matching == "random":
         rng = np.random.default_rng(draw(seeds, label="seed of the permutation"))
         inputs["permutation"] = rng.permuted(np.tile(np.arange(n), (shape[0], 1)), axis=1)
@@ -318,6 +318,9 @@ PROOF = Proof(
     config=LEAST,
     bad=BAD,
     padding="TOME-12",
+    most_inputs={"matching": "random"},
+    odd={"protected": (0, 1, 3, 9), "r": ("a quarter", 1, 10**6), "k": (2, 3, 33), "width": (1, 17, 65)},
+    odd_exact={"width": (4, 64)},
     largest={"r": "a quarter", "protected": 1},
     differences=differences,
     differentiable=("x", "size"),

@@ -104,18 +104,18 @@ def test_a_merger_that_the_backend_does_not_have(backend: Callable[[str], str]) 
 
 
 def test_skips_are_shown_with_their_reasons(tmp_path: Path) -> None:
-    (tmp_path / "my.skips").write_text("# known\n\nltm-generic @ float32: it is slow: see issue #3\nltm-large: no\n")
+    (tmp_path / "my.skips").write_text("# known\n\nltm-strided @ float32: it is slow: see issue #3\nltm-large: no\n")
     files = ("--skips", tmp_path / "my.skips", "--json", tmp_path / "a.json", "--html", tmp_path / "a.html")
     found = invoke("--backend", "numpy", "--level", "quick", "--merger", "ltm", "--dtype", "float32,float64", *files)
     assert found.exit_code == 0, found.output
     out = " ".join(found.stdout.split())
-    assert "Skipped it is slow: see issue #3: ltm-generic (float32) no: ltm-large" in out
+    assert "Skipped no: ltm-large it is slow: see issue #3: ltm-strided (float32)" in out
     report = json.loads((tmp_path / "a.json").read_text())
     skipped = [(each["check"], each["dtype"]) for each in report["results"] if each["status"] == "skipped"]
-    assert skipped == [("ltm-generic", "float32"), ("ltm-large", "float32"), ("ltm-large", "float64")]
+    assert skipped == [("ltm-large", "float32"), ("ltm-strided", "float32"), ("ltm-large", "float64")]
     of_rule = {rule["id"]: rule for rule in report["rules"]}
-    assert of_rule["LTM-5"]["dtypes"]["float32"]["verdict"] == "skipped"  # by no other check
-    assert of_rule["LTM-5"]["verdict"] == "green" and of_rule["LTM-5"]["skipped"] == 1
+    assert of_rule["CALL-9"]["dtypes"]["float32"]["verdict"] == "skipped"  # by no other check
+    assert of_rule["CALL-9"]["verdict"] == "green" and of_rule["CALL-9"]["skipped"] == 1
     assert " 1 skipped " in out
     page = (tmp_path / "a.html").read_text()
     assert "issue #3" in page and "<h1>numpy agrees with the spec on ltm, 3 checks skipped</h1>" in page

@@ -103,14 +103,14 @@ def more_in_pytorch(config: ViTConfig, step: Step) -> int:
     if step.merger == "ltm":
         # protected tokens are in the products, with weight zero or one: in targets and step as columns, in the merge
         # as columns and rows; sizes are merged by a product
-        more = 2 * (p - protected) * protected * c + (p * n - (p - protected) * (n - protected)) * c + 10 * p * n
+        more = 2 * (p - protected) * protected * c + (p * n - (p - protected) * (n - protected)) * c + 6 * p * n
         before = steps(config)[: steps(config).index(step)]
         masked = any(each.merger == "ats" for each in before)
         if not masked and not step.chained and (n - protected) % (p - protected) == 0:
             more -= (p - protected) * n * c  # windows that do not overlap: targets are means, not a product
         return more
     if step.merger == "patch_merger":
-        return 10 * p * n  # sizes are merged by products, and nothing infinite beside a zero weight gets in
+        return 6 * p * n  # sizes are merged by products, and nothing infinite beside a zero weight gets in
     return 0
 
 

@@ -36,26 +36,45 @@ def _demand(subject: Subject, finding: Finding, about: str) -> None:
         raise Mismatch(f"{finding.message} [{about}, {subject.dtype}]")
 
 
-def _draw(subject: Subject, data: Any) -> tuple[_Inputs, int]:
-    b, n = data.draw(st.sampled_from([(2, 9), (1, 5), (2, 1)]), label="B, N")
+# samples, heads, queries, keys, width: also more than any block, and other numbers of queries than keys
+SHAPES = [(2, 2, 9, 9, 4), (1, 2, 5, 5, 4), (2, 2, 1, 1, 4), (5, 1, 3, 33, 17), (1, 6, 7, 65, 33), (1, 5, 70, 129, 65)]
+LARGE = 40  # queries times so much give logits whose exponentials are out of range
+SIZES = {"small": 200, "huge": 10**7}
+
+
+def _draw(subject: Subject, data: Any) -> tuple[_Inputs, dict[str, float]]:
+    """The arrays of a call, and the scale where it is given."""
+    b, h, m, n, d = data.draw(st.sampled_from(SHAPES), label="B, H, M, N, d")
     rng = np.random.default_rng(data.draw(seeds, label="seed"))
-    sized, shown = (data.draw(st.booleans(), label=label) for label in ("sizes", "values that show the weights"))
-    padded = data.draw(st.booleans(), label="padded")
+    sized = data.draw(st.sampled_from([None, *SIZES]), label="sizes")
+    shown = data.draw(st.booleans(), label="values that show the weights")
+    padded, large = (data.draw(st.booleans(), label=label) for label in ("padded", "large logits"))
+    scale = data.draw(st.sampled_from([None, 0.0, 0.5]), label="scale")
+    mask = data.draw(masks((b, n), class_token=False), label="mask") if padded else None
     arrays = {
-        "query": rng.standard_normal((b, 2, n, 4)),
-        "key": rng.standard_normal((b, 2, n, 4)),
+        "query": rng.standard_normal((b, h, m, d)) * (LARGE if large else 1),
+        "key": rng.standard_normal((b, h, n, d)),
         # a channel that is zero but for one key shows every error of its weight: nothing cancels
-        "value": np.eye(n, 4) * np.ones((b, 2, 1, 1)) if shown else rng.standard_normal((b, 2, n, 4)),
-        "size": rng.integers(0, 200, (b, n)).astype(float) if sized else None,
-        "mask": data.draw(masks((b, n), class_token=False), label="mask") if padded else None,
+        "value": np.eye(n, d) * np.ones((b, h, 1, 1)) if shown else rng.standard_normal((b, h, n, d)),
+        "size": rng.integers(0, SIZES[sized], (b, n)).astype(float) if sized else None,
+        "mask": mask,
     }
-    return _Inputs(subject, arrays), b
+    if mask is not None:  # padding may hold anything
+        for name in ("key", "value"):
+            arrays[name] = np.where(mask[:, None, :, None], arrays[name], np.nan)
+    return _Inputs(subject, arrays), {} if scale is None else {"scale": scale}
 
 
-def _weights(inputs: _Inputs, i: int, head: int, dtype: str) -> Rounded:
+def _seen(inputs: _Inputs, name: str, i: int, head: int) -> Any:
+    """One head's array; what is padding counts for nothing."""
+    array = inputs.seen[name][i, head]
+    return np.where(inputs.seen["mask"][i][:, None], array, 0) if "mask" in inputs.seen and name != "query" else array
+
+
+def _weights(inputs: _Inputs, i: int, head: int, dtype: str, scale: float | None = None) -> Rounded:
+    query, key = (Rounded.exact(_seen(inputs, name, i, head), dtype) for name in ("query", "key"))
     seen = inputs.seen
-    query, key = (Rounded.exact(seen[name][i, head], dtype) for name in ("query", "key"))
-    logits = (query @ key.T) * (query.value.shape[1] ** -0.5)
+    logits = (query @ key.T) * (query.value.shape[1] ** -0.5 if scale is None else scale)
     if "size" in seen:
         logits = logits + Rounded.exact(seen["size"][i], dtype).log()[None]
     if "mask" in seen:
@@ -72,45 +91,46 @@ def _weights(inputs: _Inputs, i: int, head: int, dtype: str) -> Rounded:
     needs="attention",
 )
 def weights(subject: Subject, data: Any) -> None:
-    inputs, b = _draw(subject, data)
-    given = {name: array for name, array in inputs.given.items() if name != "value"}
+    inputs, scale = _draw(subject, data)
+    given = {name: array for name, array in inputs.given.items() if name != "value"} | scale
     with context(subject.module, subject.dtype):
         got = to_numpy(
             subject.module, subject.module.attention.attention_weights(given.pop("query"), given.pop("key"), **given)
         )
-    for i in range(b):
-        for head in range(2):
-            want = _weights(inputs, i, head, subject.dtype)
-            _demand(subject, within(f"attention_weights[{i}, {head}]", got[i, head], want), "attention_weights")
+    for i, head in np.ndindex(got.shape[:2]):
+        want = _weights(inputs, i, head, subject.dtype, **scale)
+        _demand(subject, within(f"attention_weights[{i}, {head}]", got[i, head], want), "attention_weights")
 
 
 @check(
     "attention-values", 3, "softmax(scale Q K^T + log size) V, in the dtype of the queries.", "ATT-2", needs="attention"
 )
 def values(subject: Subject, data: Any) -> None:
-    inputs, b = _draw(subject, data)
-    given = dict(inputs.given)
+    inputs, scale = _draw(subject, data)
+    given = inputs.given | scale
     module, dtype = subject.module, subject.dtype
     with context(module, dtype):
         made = module.attention.attention(given.pop("query"), given.pop("key"), given.pop("value"), **given)
         got = to_numpy(module, made)
     _demand(subject, exactly("attention.dtype", str(made.dtype).rpartition(".")[2], dtype), "attention")
-    for i in range(b):
-        for head in range(2):
-            value = Rounded.exact(inputs.seen["value"][i, head], dtype)
-            # a fused kernel may round the weights to the dtype of the values; never the sizes or their logarithms
-            want = (_weights(inputs, i, head, dtype).stored(dtype) @ value).stored(dtype)
-            _demand(subject, within(f"attention[{i}, {head}]", got[i, head], want), "attention")
+    for i, head in np.ndindex(got.shape[:2]):
+        value = Rounded.exact(_seen(inputs, "value", i, head), dtype)
+        # a fused kernel may round the weights to the dtype of the values; never the sizes or their logarithms
+        want = (_weights(inputs, i, head, dtype, **scale).stored(dtype) @ value).stored(dtype)
+        _demand(subject, within(f"attention[{i}, {head}]", got[i, head], want), "attention")
 
 
 @check("attention-pooling", 3, "Mean pooling is weighted by size and leaves padding out.", "POOL-1", needs="pooling")
 def pooling(subject: Subject, data: Any) -> None:
-    b, n = data.draw(st.sampled_from([(2, 9), (1, 5), (2, 1), (2, 0)]), label="B, N")
+    b, n, c = data.draw(st.sampled_from([(2, 9, 4), (1, 5, 4), (2, 1, 4), (2, 0, 4), (5, 33, 65)]), label="B, N, C")
     rng = np.random.default_rng(data.draw(seeds, label="seed"))
+    unit = data.draw(st.sampled_from([1.0, 2.0**-10]), label="unit of the sizes")
+    mask = data.draw(masks((b, n), class_token=False)) if data.draw(st.booleans(), label="padded") else None
+    x = rng.standard_normal((b, n, c))
     arrays = {
-        "x": rng.standard_normal((b, n, 4)),
-        "size": rng.integers(0, 9, (b, n)).astype(float) if data.draw(st.booleans(), label="sizes") else None,
-        "mask": data.draw(masks((b, n), class_token=False)) if data.draw(st.booleans(), label="padded") else None,
+        "x": x if mask is None else np.where(mask[:, :, None], x, np.nan),  # padding may hold anything
+        "size": unit * rng.integers(0, 9, (b, n)) if data.draw(st.booleans(), label="sizes") else None,
+        "mask": mask,
     }
     inputs = _Inputs(subject, arrays)
     given = dict(inputs.given)
@@ -118,8 +138,14 @@ def pooling(subject: Subject, data: Any) -> None:
         got = to_numpy(subject.module, subject.module.pooling.mean_pool(given.pop("x"), **given))
     for i in range(b):
         size = inputs.seen.get("size", np.ones((b, n)))[i] * inputs.seen.get("mask", np.ones((b, n)))[i]
-        summed = apply(Rounded.exact(size[None], subject.dtype), Rounded.exact(inputs.seen["x"][i], subject.dtype))
+        summed = apply(Rounded.exact(size[None], subject.dtype), Rounded.exact(_real(inputs, i), subject.dtype))
         # a row with a single one is a copy for a plan; here it is still a product and a quotient
         total = Rounded.exact(size[None], subject.dtype).sum(axis=1, keepdims=True)
         want = (summed / total)[0].stored(subject.dtype)
         _demand(subject, within(f"mean_pool[{i}]", got[i], want), "mean_pool")
+
+
+def _real(inputs: _Inputs, i: int) -> Any:
+    """The tokens of a sample, zeros for padding."""
+    x = inputs.seen["x"][i]
+    return np.where(inputs.seen["mask"][i][:, None], x, 0) if "mask" in inputs.seen else x

@@ -101,6 +101,12 @@ def _turned(case: Case) -> Case:
     return replace(case, inputs=inputs)
 
 
+def alone(case: Case, i: int) -> Case:
+    """One sample of a case."""
+    shared = {"prior"} if case.inputs.get("prior", np.zeros((1, 1, 1))).ndim == 2 else set()
+    return replace(case, inputs={name: a if name in shared else a[i : i + 1] for name, a in case.inputs.items()})
+
+
 @check_each(
     "batch",
     1,
@@ -113,14 +119,7 @@ def batch(subject: Subject, data: Any, merger: str) -> None:
     case = data.draw(subject.cases(merger, kind).filter(lambda case: len(case.inputs["x"]) > 1))
     whole = subject.judge(case, exact=kind == "exact")
     i = data.draw(st.integers(0, len(case.inputs["x"]) - 1), label="sample")
-    shared = {"prior"} if case.inputs.get("prior", np.zeros((1, 1, 1))).ndim == 2 else set()
-    alone = Case(
-        case.merger,
-        case.config,
-        {name: array if name in shared else array[i : i + 1] for name, array in case.inputs.items()},
-        case.params,
-    )
-    outcome = subject.judge(alone, exact=kind == "exact")
+    outcome = subject.judge(alone(case, i), exact=kind == "exact")
     for name in ("assignment", "indices"):
         if name in whole.plan:
             subject.demand(case, exactly(f"{name}[{i}]", whole.plan[name][i], outcome.plan[name][0]))

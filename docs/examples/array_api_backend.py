@@ -78,21 +78,21 @@ class Plan:
         return product(self.share(), y)
 
 
-class PartitionPlan(Plan):
+class Partition(Plan):
     assignment = property(lambda plan: plan.array)
 
     def member(self):  # which tokens are in which slot
         return self.assignment[:, None, :] == xp.arange(self.num_tokens_out)[:, None]
 
 
-class SelectionPlan(Plan):
+class Selection(Plan):
     indices = property(lambda plan: plan.array)
 
     def member(self):
         return (self.indices[:, :, None] == xp.arange(self.num_tokens_in)) & self.mask[:, :, None]
 
 
-class DensePlan(Plan):
+class Dense(Plan):
     weights = property(lambda plan: plan.array)
 
     def matrix(self, size=None):
@@ -134,7 +134,7 @@ class ToMe(Merger):
             width = (schedule.kth_tokens_out if mask is None else schedule.kth_width)(n, self.k, self.protected)
         used = integers([len(set(slot.values())) for slot in slots], len(slots), 1)
         assignment = integers([[slot.get(token, -1) for token in range(n)] for slot in slots], len(slots), n)
-        return PartitionPlan(assignment, n, width, None if mask is None else xp.arange(width) < used)
+        return Partition(assignment, n, width, None if mask is None else xp.arange(width) < used)
 
     def match(self, similarity, real, order):
         """The slots of the real tokens of one sample."""
@@ -199,7 +199,7 @@ class ATS(Merger):
         kept = [[0, *sorted(tokens)][:width] for tokens in chosen]
         indices = integers([row + [0] * (width - len(row)) for row in kept], b, width)
         filled = xp.arange(width) < integers([len(row) for row in kept], b, 1)
-        return SelectionPlan(indices, n, width, filled & xp.take_along_axis(real, indices, axis=1))
+        return Selection(indices, n, width, filled & xp.take_along_axis(real, indices, axis=1))
 
     def preferred(self, tokens, points):
         """The token that every sample point or row of noise prefers."""
@@ -243,7 +243,7 @@ class PatchMerger(Merger):
         n, _ = check.patch_merger(x, queries, None, None, mask)
         logits = self.logit_scale * (queries @ xp.matrix_transpose(self.inputs(x, mask)))
         logits = logits if mask is None else xp.where(mask[:, None, :], logits, -xp.inf)
-        return DensePlan(softmax(logits), n, queries.shape[0])
+        return Dense(softmax(logits), n, queries.shape[0])
 
     def __call__(self, x, *, size=None, mask=None):
         check.tokens("patch_merger", x, size, C=self.dim)
@@ -278,7 +278,7 @@ class LTM(Merger):
         step = product(g0, x) @ xp.matrix_transpose(x * weight) / c**0.5
         step = xp.where(xp.arange(g0.shape[1])[:, None] < p, 0.0, step)  # protected tokens are copied
         w = softmax(xp.where(g0 == 0, -xp.inf, xp.log(xp.where(g0 == 0, 1.0, g0)) + step))
-        return DensePlan(w, n, g0.shape[1], None if mask is None else filled)
+        return Dense(w, n, g0.shape[1], None if mask is None else filled)
 
     def __call__(self, x, *, size=None, prior=None, mask=None):
         check.tokens("ltm", x, size, C=self.dim)

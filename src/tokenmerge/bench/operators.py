@@ -137,7 +137,7 @@ def _ats(subject: Subject, shape: Shape) -> Built:
     """Attention and sampling in one block: scores from the class row, then only the chosen queries attend."""
     b, h, n, d = shape["B"], shape["H"], shape["N"], shape["d"]
     merger, room = get_merger("ats", backend=subject.name, max_tokens=shape["K"]), subject.backend.attention
-    sample, head = (subject.given(np.arange(end), "int32") for end in (b, h))
+    sample, head = (subject.given(np.arange(end, dtype=np.int32)) for end in (b, h))
 
     def block(query: Any, key: Any, value: Any, x: Any) -> Any:
         plan = merger.plan(room.attention_weights(query[:, :, :1], key)[:, :, 0], value)

@@ -35,6 +35,7 @@ class Proof:
         odd: options beyond every small power of two, and the widths of what it reads; odd_exact: where arithmetic has
             to be exact.
         differences: the rules by which two decided plans differ.
+        about: the rules that a case is about, whatever the check, where a backend crashes on it; none for the check's.
         class_token: whether the first token must be real.
         differentiable: inputs that get a gradient, whatever is decided.
     """
@@ -52,6 +53,7 @@ class Proof:
     odd: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     odd_exact: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     differences: Callable[[Case, Outcome, Any], tuple[str, ...]] = no_differences
+    about: Callable[[Case], tuple[str, ...]] = lambda case: ()
     class_token: bool = False
     differentiable: tuple[str, ...] = ("x",)
 

@@ -10,6 +10,7 @@ from hypothesis.strategies import SearchStrategy
 
 from tokenmerge.conformance.case import Case, Outcome, run_case
 from tokenmerge.conformance.judge import judge
+from tokenmerge.conformance.mergers import MERGERS
 from tokenmerge.conformance.strategies import cases
 from tokenmerge.conformance.verdict import Finding, Verdict
 
@@ -79,7 +80,8 @@ class Subject:
             raise Mismatch(
                 f"raised {type(error).__name__}: {error}, but should return a result [{case}]",
                 self.snippet(case),
-                case=case,
+                MERGERS[case.merger].about(case),
+                case,
             ) from error
 
     def judge(self, case: Case, exact: bool = False) -> Outcome:

@@ -323,5 +323,6 @@ PROOF = Proof(
     odd_exact={"width": (4, 64)},
     largest={"r": "a quarter", "protected": 1},
     differences=differences,
+    about=lambda case: SPECIAL[case.config.get("matching", "bipartite")],
     differentiable=("x", "size"),
 )

@@ -117,7 +117,7 @@ def test_edit_of_a_file_that_is_not_there_is_refused() -> None:
 
 
 UNBROKEN = Mutant("unbroken", "ATS-8", "Nothing is broken.", lambda module: variant(module), mergers=("ats",))
-MISLABELLED = Mutant("mislabelled", "ATS-1", "Not what it says.", MUTANTS["ats-class-token-last"].change, ("ats",))
+MISLABELLED = Mutant("mislabelled", "ATS-6", "Not what it says.", MUTANTS["ats-class-token-last"].change, ("ats",))
 
 
 def test_mutant_that_is_not_broken_survives() -> None:

@@ -9,11 +9,13 @@ import difflib
 import importlib
 import re
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, entry_points, version
 from importlib.util import find_spec
 from types import ModuleType
+from typing import Any
 
 from tokenmerge.spec.shared.arguments import shown
 
@@ -144,6 +146,17 @@ def get_backend(name: str) -> ModuleType:
     _check_backend(name, module)
     _LOADED[name] = module
     return module
+
+
+def own_way(module: ModuleType) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """How functions are run in a backend: its `run`, or as they are."""
+    run: Callable[[Callable[..., Any]], Callable[..., Any]] = getattr(module, "run", lambda function: function)
+    return run
+
+
+def channels_first(module: ModuleType) -> bool:
+    """Whether a backend's networks take images with channels first."""
+    return bool(getattr(module, "CHANNELS_FIRST", False))
 
 
 _LOADED: dict[str, ModuleType] = {}

@@ -58,6 +58,11 @@ def gradient(function: Callable[..., jax.Array], *arrays: jax.Array) -> list[jax
     return list(jax.grad(function, argnums=tuple(range(len(arrays))))(*arrays))
 
 
+def run(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function` as people run it: compiled."""
+    return jax.jit(function)
+
+
 def compile(function: Callable[..., Any]) -> Callable[..., Any]:
     """The function, compiled."""
     return jax.jit(function)
@@ -107,6 +112,7 @@ __all__ = [
     "patch_merger",
     "plan",
     "pooling",
+    "run",
     "to_numpy",
     "tome",
     "vit",

@@ -33,6 +33,7 @@ from tokenmerge.spec.shared.arguments import check_source_array
 
 NAME = "torch"
 VERSION = str(torch.__version__)
+CHANNELS_FIRST = True  # of the images that `ViT` takes
 DTYPES = ("float16", "bfloat16", "float32", "float64")
 
 
@@ -88,6 +89,11 @@ def context(dtype: str) -> Iterator[None]:
         torch.set_default_dtype(before)
 
 
+def run(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function` as people run it: without gradients."""
+    return torch.inference_mode()(function)
+
+
 def compile(function: Callable[..., Any]) -> Callable[..., Any]:
     """`function` through `torch.compile` as one graph."""
     return torch.compile(function, fullgraph=True)
@@ -127,6 +133,7 @@ __all__ = [
     "patch_merger",
     "plan",
     "pooling",
+    "run",
     "to_numpy",
     "tome",
     "vmap",

@@ -51,7 +51,7 @@ def _draw(subject: Subject, data: Any) -> tuple[_Inputs, dict[str, float]]:
     padded, large = (data.draw(st.booleans(), label=label) for label in ("padded", "large logits"))
     scale = data.draw(st.sampled_from([None, 0.0, 0.5]), label="scale")
     mask = data.draw(masks((b, n), class_token=False), label="mask") if padded else None
-    arrays = {
+    arrays: dict[str, Any] = {
         "query": rng.standard_normal((b, h, m, d)) * (LARGE if large else 1),
         "key": rng.standard_normal((b, h, n, d)),
         # a channel that is zero but for one key shows every error of its weight: nothing cancels

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from tokenmerge.backends.registry import channels_first
 from tokenmerge.bench.operators import compiled_case
 from tokenmerge.bench.row import Case, Work
 from tokenmerge.bench.subject import Subject
@@ -57,8 +58,8 @@ def cases(merger: str, subject: Subject, network: str, batch: int, compiled: boo
     plain, merged = ViTConfig(**options), ViTConfig(**options, merging=chosen)
     less, more = flops(merged).total, flops(plain).total
     height, width = (merged.patch_size * each for each in merged.grid)
-    channels_first = subject.name == "torch"
-    images = subject.array((batch, 3, height, width) if channels_first else (batch, height, width, 3))
+    shape_of_images = (batch, 3, height, width) if channels_first(subject.backend) else (batch, height, width, 3)
+    images = subject.array(shape_of_images)
     ours, unmerged = (_network(get_vit(config, backend=subject.name), subject) for config in (merged, plain))
     parameters = sum(value.size for value in ours.params().values())
     work = Work(parameters * subject.itemsize, batch * less)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from tokenmerge.backends import get_backend
+from tokenmerge.backends.registry import own_way
 from tokenmerge.conformance.case import Case, context, give, make_merger, run_case, to_numpy
 from tokenmerge.conformance.judge import judge
 from tokenmerge.demo.stages import DTYPE, Stage
@@ -92,7 +93,7 @@ def _ready(stage: Stage, case: Case, module: ModuleType) -> Callable[[], Any]:
             plan = module.compose(plan, merged.plan)
         return merged._replace(plan=plan)
 
-    run = _OWN_WAY[module.NAME](layers) if module.NAME in _OWN_WAY else layers
+    run = own_way(module)(layers)
 
     def call() -> Any:
         merged = run(inputs)
@@ -100,18 +101,3 @@ def _ready(stage: Stage, case: Case, module: ModuleType) -> Callable[[], Any]:
         return merged
 
     return call
-
-
-def _without_gradients(function: Callable[..., Any]) -> Callable[..., Any]:
-    import torch
-
-    return torch.inference_mode()(function)
-
-
-def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    import jax
-
-    return jax.jit(function)
-
-
-_OWN_WAY = {"torch": _without_gradients, "jax": _compiled}

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from tokenmerge.backends.doors import get_vit
-from tokenmerge.backends.registry import get_backend
+from tokenmerge.backends.registry import channels_first, get_backend, own_way
 from tokenmerge.digits.data import Split
 from tokenmerge.digits.network import digits_config
 from tokenmerge.spec.ats import ATSMerging
@@ -150,21 +150,8 @@ def _caller(config: ViTConfig, params: Mapping[str, Array], backend: str) -> Cal
     module = get_backend(backend)
     model = get_vit(config, backend=backend)
     model.load_params(params)
-    if backend == "torch":
-        import torch
-
+    if hasattr(model, "eval"):
         model.eval()
-
-        def call(images: Array) -> Array:
-            with torch.inference_mode():
-                given = torch.from_numpy(images).permute(0, 3, 1, 2)
-                return np.asarray(model(given).logits)
-
-        return call
-    if backend == "jax":
-        from flax import nnx
-
-        model.eval()
-        compiled = nnx.jit(lambda model, images: model(images).logits)
-        return lambda images: np.asarray(compiled(model, module.from_numpy(images)))
-    return lambda images: np.asarray(module.to_numpy(model(module.from_numpy(images)).logits))
+    run = own_way(module)(lambda images: model(images).logits)
+    order = (0, 3, 1, 2) if channels_first(module) else (0, 1, 2, 3)
+    return lambda images: np.asarray(module.to_numpy(run(module.from_numpy(images.transpose(order)))))

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from tokenmerge.backends import get_backend, get_vit
+from tokenmerge.backends.registry import channels_first, own_way
 from tokenmerge.files import read_tensors
 from tokenmerge.pictures.viz import grey
 from tokenmerge.spec.shared.vit_config import ViTConfig
@@ -50,9 +50,9 @@ def forward(
     mean, deviation = np.array(NORMALIZATIONS[normalization])
     image = ((photo - mean) / deviation).astype(np.float32)
     image = image if config.channels == 3 else grey(image).astype(np.float32)
-    image = image.transpose(2, 0, 1) if backend == "torch" else image
-    with _without_gradients(backend):
-        return model(get_backend(backend).from_numpy(np.ascontiguousarray(image[None])))
+    module = get_backend(backend)
+    image = image.transpose(2, 0, 1) if channels_first(module) else image
+    return own_way(module)(model)(module.from_numpy(np.ascontiguousarray(image[None])))
 
 
 def load_weights(path: Path) -> dict[str, Array]:
@@ -73,11 +73,3 @@ def num_classes(params: Mapping[str, Array]) -> int:
     (10, 0)
     """
     return len(params["head.weight"]) if np.ndim(params.get("head.weight", 0)) else 0
-
-
-def _without_gradients(backend: str) -> AbstractContextManager[Any]:
-    if backend != "torch":
-        return nullcontext()
-    import torch
-
-    return torch.inference_mode()

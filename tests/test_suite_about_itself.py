@@ -127,10 +127,10 @@ def unregistered() -> Iterator[None]:
 
 @pytest.mark.usefixtures("unregistered")
 def test_a_malformed_check_names_itself() -> None:
-    with pytest.raises(ValueError, match=r"check 'tome-odd': check: `rules` must be numbers of rules"):
-        check("tome-odd", 1, "Nothing.", "TOME-999")(lambda subject, data: None)
-    with pytest.raises(TypeError, match=r"check 'tome-odd': .*unexpected keyword argument 'nonsense'"):
-        check("tome-odd", 1, "Nothing.", "TOME-1", nonsense=True)(lambda subject, data: None)
+    with pytest.raises(ValueError, match=r"check 'tome-strange': check: `rules` must be numbers of rules"):
+        check("tome-strange", 1, "Nothing.", "TOME-999")(lambda subject, data: None)
+    with pytest.raises(TypeError, match=r"check 'tome-strange': .*unexpected keyword argument 'nonsense'"):
+        check("tome-strange", 1, "Nothing.", "TOME-1", nonsense=True)(lambda subject, data: None)
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,8 @@ def by_the_plan(subject: Subject, outcome: Outcome, x: Any, size: Any) -> Outcom
     given = () if size is None else (size,)
     merged, counted = plan.merge(x, *given), plan.merge_size(*given)
     dtypes = {name: str(array.dtype).rpartition(".")[2] for name, array in (("tokens", merged), ("size", counted))}
-    if size is None and dtypes["size"] == "float32":  # a plan of integers counts without knowing a precision
+    # a plan of integers counts without knowing a precision
+    if size is None and dtypes["size"] in ("float32", "float64"):
         dtypes["size"] = outcome.dtypes["size"]
     return replace(
         outcome,

@@ -369,7 +369,10 @@ class DensePlan(Plan):
         if not (all_finite(total) if looks(total) else is_one):
             # NaN beside a weight of zero, or a quotient that is out of range: size by size
             share = safe_divide(w, whole)
-            return product(share, size.to(w.dtype)[:, :, None])[:, :, 0].to(size.dtype)
+            careful = product(share, size.to(w.dtype)[:, :, None]).transpose(1, 2)
+            # what is odd in one sample leaves the last bits of the others alone
+            total = torch.where(total.isfinite().all(dim=-1, keepdim=True), total, careful) if looks(total) else careful
+            return total[:, 0].to(size.dtype)
         if not looks(tiny) or tiny.any():
             share = safe_divide(torch.where(tiny, w, 0), whole)
             total = total + product(share, size.to(w.dtype)[:, :, None]).transpose(1, 2)

@@ -56,7 +56,7 @@ def _draw(subject: Subject, data: Any) -> tuple[_Inputs, dict[str, float]]:
         "key": rng.standard_normal((b, h, n, d)),
         # a channel that is zero but for one key shows every error of its weight: nothing cancels
         "value": np.eye(n, d) * np.ones((b, h, 1, 1)) if shown else rng.standard_normal((b, h, n, d)),
-        "size": rng.integers(0, SIZES[sized], (b, n)).astype(float) if sized else None,
+        "size": rng.integers(1, SIZES[sized], (b, n)) * (rng.random((b, n)) < 0.85) * 1.0 if sized else None,
         "mask": mask,
     }
     if mask is not None:  # padding may hold anything

@@ -128,7 +128,7 @@ def test_pytest_finds_nothing() -> None:
     [
         ("tome", SIZES, "return product(self.matrix(), x)", "PLAN-1  The merged tokens are y = W x;"),
         ("tome", SORT, SORT.replace(", reverse=True)", ")[::-1]"), "TOME-6  The r_eff tokens with the most similar"),
-        ("ats", "eligible = score > 0", "eligible = score >= 0", "ATS-5  A sample point chooses the token"),
+        ("ats", "eligible, cdf = score > 0,", "eligible, cdf = score >= 0,", "ATS-5  A sample point chooses the token"),
     ],
     ids=["sizes are no weights", "ties go to the higher index", "a token without a score can be chosen"],
 )

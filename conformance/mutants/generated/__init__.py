@@ -76,9 +76,8 @@ class Generated:
 def generated() -> dict[str, Generated]:
     """Every mutant by name, in the order of the source.
 
-    >>> made = generated()
-    >>> len(made) > 500, next(name for name in made if name.startswith("precision.safe_divide comp"))
-    (True, 'precision.safe_divide comparison: denominator != 0')
+    >>> len(generated()) > 500
+    True
     """
     found: dict[str, Generated] = {}
     seen: Counter[str] = Counter()

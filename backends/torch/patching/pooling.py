@@ -143,18 +143,6 @@ class TimmPool(Pool):
         return (counts.pooled(self.how, x, self.skip), *args[1:]), kwargs
 
 
-class AttentionPool(Pool):
-    """Before timm's attention pooling: keys are biased by size."""
-
-    def __call__(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
-        found = self.call()
-        if found is None:
-            return None
-        call, tokens, counts = found
-        x = tokens if call.replaced else args[0]
-        return (x, *args[1:]), kwargs | {"attn_mask": counts.bias(x)}
-
-
 class ProbePool(Pool):
     """Before the `nn.MultiheadAttention` of a pooling head: keys are biased by size."""
 

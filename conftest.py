@@ -8,6 +8,7 @@ module after its path, so a path below a root folder is replaced by the path bel
 from __future__ import annotations
 
 import functools
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -61,6 +62,12 @@ def _has_cuda() -> bool:
     import torch
 
     return torch.cuda.is_available()
+
+
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """Programs that JAX compiled go with the file they were for: a process may not hold those of all files."""
+    if "jax" in sys.modules and (nextitem is None or nextitem.path != item.path):
+        sys.modules["jax"].clear_caches()
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

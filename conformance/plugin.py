@@ -6,6 +6,7 @@ pytest imports this file in every run where tokenmerge is installed, so it impor
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -83,6 +84,18 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     except (ValueError, OSError) as error:  # one sentence is what is wrong with the options
         raise pytest.Collector.CollectError(str(error)) from None
     metafunc.parametrize("conformance_case", cases, ids=ids)
+
+
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """A worker runs thousands of checks: what was compiled for a dtype goes with it."""
+    (asked, dtype, _), (_, following, _) = _case(item), _case(nextitem)
+    if dtype is not None:
+        asked.forget(dtype, following or "another test")
+
+
+def _case(item: pytest.Item | None) -> tuple[Any, str | None, Any]:
+    parameters = getattr(getattr(item, "callspec", None), "params", {})
+    return parameters.get("conformance_case", (None, None, None))
 
 
 def _names(option: str) -> tuple[str, ...]:

@@ -80,6 +80,11 @@ class Request:
             return result
         return replace(not_run(check, dtype, "skipped", f"fails, as expected: {expected}"), seconds=result.seconds)
 
+    def forget(self, dtype: str, following: str | None) -> None:
+        """Let the backend drop what it compiled for a dtype that is done; its programs serve no other."""
+        if following not in (None, dtype) and hasattr(self.module, "forget"):
+            self.module.forget()
+
     def not_looked_at(self) -> list[str]:
         """The backend's mergers that the suite has no record of; none where only some mergers were asked for."""
         return [] if self.some else [name for name in self.module.MERGERS if name not in MERGERS]

@@ -20,7 +20,7 @@ pytest.importorskip("hypothesis")
 from conformance_cases import BACKWARDS, CTRL_C, FAST, ODD_DEVICE, backend, failing, invoke, nothing_runs
 
 from tokenmerge.conformance.checks import CHECKS
-from tokenmerge.conformance.request import request
+from tokenmerge.conformance.request import load, request
 from tokenmerge.conformance.rules import rules
 
 __all__ = ["backend", "nothing_runs"]
@@ -161,6 +161,22 @@ def test_a_quick_look_without_float32_takes_the_first_dtype(backend: Callable[[s
     name = backend("from tokenmerge.backends.numpy import *\nCOMPILES = True\nDTYPES = ('float16', 'float64')\n")
     asked = request(name, level="quick")
     assert [dtype for dtype, check in asked.pairs() if check.id == "ltm-batch"] == ["float16"]
+
+
+def test_what_was_compiled_for_a_dtype_goes_with_it(backend: Callable[[str], str]) -> None:
+    name = backend("from tokenmerge.backends.numpy import *\nFORGOT = []\ndef forget():\n    FORGOT.append(1)\n")
+    found = invoke("--backend", name, "--level", "quick", "--merger", "ltm")
+    assert found.exit_code == 0, found.output
+    assert len(load(name).FORGOT) == 2  # between three dtypes
+
+
+def test_jax_forgets_its_programs() -> None:
+    jax = pytest.importorskip("jax")
+    doubled = jax.jit(lambda x: 2 * x)
+    doubled(1.0)
+    assert doubled._cache_size() == 1
+    load("jax").forget()
+    assert doubled._cache_size() == 0
 
 
 def test_ctrl_c_reports_what_was_found(backend: Callable[[str], str], tmp_path: Path) -> None:

@@ -73,6 +73,11 @@ def vmap(function: Callable[..., Any]) -> Callable[..., Any]:
     return jax.vmap(function)
 
 
+def forget() -> None:
+    """Drop every compiled program. Each is several memory maps, of which Linux lets a process have 65,530."""
+    jax.clear_caches()  # type: ignore[no-untyped-call]
+
+
 def context(dtype: str) -> AbstractContextManager[Any]:
     """A context in which arrays of this dtype can be made: x64 mode for "float64"."""
     if dtype != "float64":
@@ -104,6 +109,7 @@ __all__ = [
     "compose",
     "context",
     "devices",
+    "forget",
     "from_numpy",
     "gradient",
     "information_bottleneck",

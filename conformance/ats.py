@@ -24,6 +24,7 @@ from tokenmerge.conformance.proof import Bad, Proof
 from tokenmerge.conformance.rounding import Rounded
 from tokenmerge.conformance.verdict import Finding, exactly
 from tokenmerge.spec.ats import DESCRIPTION
+from tokenmerge.spec.shared.constants import GUMBEL_FLOOR
 
 Array = np.ndarray[Any, Any]
 
@@ -84,8 +85,8 @@ def _certify_sample(case: Case, outcome: Outcome, i: int) -> list[Finding]:
     significance = scores(inputs["attn"], inputs["value"], config["score"], mask[1:])
     if config["sampling"] == "gumbel":
         noise = Rounded.exact(outcome.inputs["noise"][i], outcome.dtype)
-        probability = significance / (significance.sum(axis=0, keepdims=True) + 1e-6)
-        perturbed = -((probability + 1e-6).log()[None] + noise)
+        probability = significance / (significance.sum(axis=0, keepdims=True) + GUMBEL_FLOOR)
+        perturbed = -((probability + GUMBEL_FLOOR).log()[None] + noise)
         return [*found, _covers(i, perturbed, mask[1:], chosen, "ATS-6", score)]
     if config["sampling"] == "released":
         return [*found, _certify_released(i, significance, mask[1:], chosen, k, score)]

@@ -34,6 +34,7 @@ from tokenmerge.spec.plan import SelectionPlan
 from tokenmerge.spec.precision import working_dtype
 from tokenmerge.spec.shared.arguments import check_ats, check_choice, check_integer
 from tokenmerge.spec.shared.calls import Calls
+from tokenmerge.spec.shared.constants import GUMBEL_FLOOR
 from tokenmerge.spec.shared.description import REQUIRED, Description, Merging, Move, integers, one_or_many
 
 if TYPE_CHECKING:
@@ -157,8 +158,8 @@ def _inverse_transform(significance: Array, real: Array, points: Array) -> list[
 def _gumbel(significance: Array, real: Array, noise: Array) -> list[int]:
     if not real.any():
         return []
-    probability = significance / (significance.sum() + 1e-6)
-    perturbed = np.where(real, np.log(probability + 1e-6) + noise.astype(significance.dtype), -np.inf)
+    probability = significance / (significance.sum() + GUMBEL_FLOOR)
+    perturbed = np.where(real, np.log(probability + GUMBEL_FLOOR) + noise.astype(significance.dtype), -np.inf)
     return [int(row.argmax()) for row in perturbed]
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import ast
 import importlib
 import os
+import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
@@ -223,7 +225,25 @@ def test_relative_check_can_fail(source: str) -> None:
     assert relative(source) != []
 
 
-def test_the_floor_of_logarithms_is_written_once() -> None:
-    parts = (ROOT / "spec", ROOT / "backends")
-    own = [path for part in parts for path in part.rglob("*.py") if "LOG_FLOOR = " in path.read_text()]
-    assert own == [ROOT / "spec/shared/constants.py"]
+def small_numbers(source: str) -> list[float]:
+    """Floors and tolerances that a program writes down, outside of its docstrings."""
+    constants = (node.value for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Constant))
+    return [value for value in constants if isinstance(value, float) and 0 < value < 1e-3]
+
+
+@pytest.mark.parametrize("room", ["ats", "information_bottleneck"])
+@pytest.mark.parametrize("wing", ["spec", *(f"backends/{name}" for name in BACKENDS)])
+def test_a_constant_of_the_law_is_written_once(wing: str, room: str) -> None:
+    assert small_numbers((ROOT / wing / f"{room}.py").read_text()) == []
+
+
+def test_the_constants_of_the_law_are_where_they_should_be() -> None:
+    assert small_numbers((ROOT / "spec/shared/constants.py").read_text()) == [1e-12, 1e-6]
+
+
+def test_one_version_in_three_places() -> None:
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    cited = re.search(r"^version: (.+)$", (ROOT / "CITATION.cff").read_text(), re.MULTILINE)
+    changed = re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert cited is not None and changed is not None
+    assert cited[1].strip('"') == changed[1].strip("[]") == declared

@@ -18,6 +18,7 @@ from tokenmerge.backends.jax.plan import SelectionPlan
 from tokenmerge.backends.jax.precision import safe_divide, safe_norm, working_dtype
 from tokenmerge.backends.jax.ties import ascending, true_first
 from tokenmerge.spec.shared import arguments
+from tokenmerge.spec.shared.constants import GUMBEL_FLOOR
 from tokenmerge.spec.shared.merged import Merged
 
 Array = jax.Array
@@ -161,8 +162,8 @@ def _or_uniform(significance: Array, real: Array) -> Array:
 
 
 def _gumbel(significance: Array, real: Array, noise: Array) -> Array:
-    probability = significance / (jnp.sum(significance, axis=1, keepdims=True) + 1e-6)
-    perturbed = jnp.log(probability + 1e-6)[:, None, :] + noise.astype(significance.dtype)
+    probability = significance / (jnp.sum(significance, axis=1, keepdims=True) + GUMBEL_FLOOR)
+    perturbed = jnp.log(probability + GUMBEL_FLOOR)[:, None, :] + noise.astype(significance.dtype)
     return _mark(jnp.argmax(jnp.where(real[:, None, :], perturbed, -jnp.inf), axis=2), real)
 
 

@@ -12,6 +12,7 @@ from tokenmerge.backends.numpy.plan import SelectionPlan
 from tokenmerge.backends.numpy.precision import safe_divide, working_dtype
 from tokenmerge.backends.numpy.ties import ascending, true_first
 from tokenmerge.spec.shared import arguments
+from tokenmerge.spec.shared.constants import GUMBEL_FLOOR
 from tokenmerge.spec.shared.merged import Merged
 
 Array = np.ndarray[Any, Any]
@@ -132,8 +133,8 @@ def _or_uniform(significance: Array, real: Array) -> Array:
 
 def _gumbel(significance: Array, real: Array, noise: Array) -> Array:
     work = significance.dtype.type
-    probability = significance / (significance.sum(axis=1, keepdims=True) + work(1e-6))
-    perturbed = np.log(probability + work(1e-6))[:, None, :] + noise.astype(work)
+    probability = significance / (significance.sum(axis=1, keepdims=True) + work(GUMBEL_FLOOR))
+    perturbed = np.log(probability + work(GUMBEL_FLOOR))[:, None, :] + noise.astype(work)
     return _mark(np.where(real[:, None, :], perturbed, -np.inf).argmax(axis=2), real)
 
 

@@ -10,6 +10,7 @@ from tokenmerge.backends.torch.plan import SelectionPlan
 from tokenmerge.backends.torch.precision import safe_divide, working_dtype
 from tokenmerge.backends.torch.ties import descending, first_max, true_first
 from tokenmerge.spec.shared import arguments
+from tokenmerge.spec.shared.constants import GUMBEL_FLOOR
 from tokenmerge.spec.shared.merged import Merged
 
 Tensor = torch.Tensor
@@ -148,8 +149,8 @@ def _or_uniform(significance: Tensor, real: Tensor) -> Tensor:
 
 
 def _gumbel(significance: Tensor, real: Tensor, noise: Tensor) -> Tensor:
-    probability = significance / (significance.sum(dim=1, keepdim=True) + 1e-6)
-    perturbed = torch.log(probability + 1e-6)[:, None, :] + noise.to(significance.dtype)
+    probability = significance / (significance.sum(dim=1, keepdim=True) + GUMBEL_FLOOR)
+    perturbed = torch.log(probability + GUMBEL_FLOOR)[:, None, :] + noise.to(significance.dtype)
     return _mark(perturbed.masked_fill(~real[:, None, :], -torch.inf), real)
 
 

@@ -93,13 +93,13 @@ MUTANTS = (
         "gumbel-without-logarithm",
         "ATS-6",
         "Gumbel noise is added to the probabilities, not to their logarithms.",
-        ("np.log(probability + work(1e-6))", "(probability + work(1e-6))"),
+        ("np.log(probability + work(GUMBEL_FLOOR))", "(probability + work(GUMBEL_FLOOR))"),
     ),
     _mutant(
         "gumbel-without-offset",
         "ATS-6",
         "Gumbel sampling leaves the 1e-6 inside the logarithm out.",
-        ("np.log(probability + work(1e-6))", "np.log(probability)"),
+        ("np.log(probability + work(GUMBEL_FLOOR))", "np.log(probability)"),
     ),
     _mutant(
         "padding-scored",

@@ -16,6 +16,7 @@ from tokenmerge.conformance.ats import released_points, scores
 from tokenmerge.conformance.rounding import Rounded
 from tokenmerge.conformance.tome import normalize
 from tokenmerge.conformance.vectors.vector import Array, Vector
+from tokenmerge.spec.shared.constants import GUMBEL_FLOOR
 from tokenmerge.spec.shared.schedule import tokens_removed
 
 WORK = "float32"
@@ -133,10 +134,12 @@ def _ats(vector: Vector, made: Decisions, i: int, mask: Array) -> None:
     total = significance.sum(axis=0, keepdims=True)
     made.require_powers_of_two(total.value)
     if config["sampling"] == "gumbel":
-        probability = significance / (total + 1e-6)
+        probability = significance / (total + GUMBEL_FLOOR)
         made.exact = False
         made.choose(
-            "chosen", -((probability + 1e-6).log()[None] + Rounded.exact(vector.float64("noise")[i], WORK)), real
+            "chosen",
+            -((probability + GUMBEL_FLOOR).log()[None] + Rounded.exact(vector.float64("noise")[i], WORK)),
+            real,
         )
         return
     if config["sampling"] == "released":

@@ -12,6 +12,8 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from tokenmerge.commands.options import Backends, CompressionRatio, MaxTokens, Merger, NumTokensOut, R
+
 
 class OneSentence(TyperGroup):
     """What the user got wrong is said in one sentence on stderr, with exit status 2."""
@@ -79,9 +81,7 @@ def backends() -> None:
 def demo(
     image: Annotated[Path | None, typer.Option(metavar="FILE", help="A photograph; else one of matplotlib's.")] = None,
     out: Annotated[Path, typer.Option(metavar="FILE", help="Where the picture goes.")] = Path("tokenmerge-demo.png"),
-    backend: Annotated[
-        list[str] | None, typer.Option(metavar="NAME", help="May be repeated; else every installed one.")
-    ] = None,
+    backend: Backends = None,
     patch_size: Annotated[int, typer.Option(metavar="PIXELS", help="Width of a patch.")] = 16,
     size: Annotated[int, typer.Option(metavar="PIXELS", help="Width of the photograph, a multiple of it.")] = 448,
 ) -> None:
@@ -105,13 +105,11 @@ def visualize(
     weights: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Safetensors in timm's names; else random parameters.")
     ] = None,
-    merger: Annotated[str, typer.Option(metavar="NAME", help="tome, ats, patch_merger, ltm or none.")] = "tome",
-    r: Annotated[str | None, typer.Option("--r", help="tome: tokens to remove per block, or one number each.")] = None,
-    max_tokens: Annotated[str | None, typer.Option(metavar="NUMBERS", help="ats: budgets of the first blocks.")] = None,
-    num_tokens_out: Annotated[int | None, typer.Option(metavar="NUMBER", help="patch_merger: tokens it makes.")] = None,
-    compression_ratio: Annotated[
-        float | None, typer.Option(metavar="NUMBER", help="ltm: share of the tokens that a block leaves.")
-    ] = None,
+    merger: Merger = "tome",
+    r: R = None,
+    max_tokens: MaxTokens = None,
+    num_tokens_out: NumTokensOut = None,
+    compression_ratio: CompressionRatio = None,
     out: Annotated[Path, typer.Option(metavar="FILE", help="Where the picture goes.")] = Path("tokenmerge-groups.png"),
     layers: Annotated[bool, typer.Option("--layers", help="A panel for every block that merges.")] = False,
     backend: Annotated[str | None, typer.Option(metavar="NAME", help="Else torch if installed, or numpy.")] = None,
@@ -257,9 +255,7 @@ def train(
 def evaluate(
     dataset: Annotated[str, typer.Argument(help="digits: the network of `tokenmerge train digits`.")],
     weights: Annotated[Path | None, typer.Option(metavar="FILE", help="Parameters; else those that we ship.")] = None,
-    backend: Annotated[
-        list[str] | None, typer.Option(metavar="NAME", help="May be repeated; else every installed one.")
-    ] = None,
+    backend: Backends = None,
     merger: Annotated[list[str] | None, typer.Option(metavar="NAME", help="May be repeated; else all of them.")] = None,
     fine_tune: Annotated[int, typer.Option(metavar="EPOCHS", help="Also train with each merger, this long.")] = 0,
     plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Accuracy against work, as a picture.")] = None,
@@ -291,9 +287,7 @@ def bench(
             "vit-tome, vit-ats, vit-patch_merger, growth; else tome."
         ),
     ] = None,
-    backend: Annotated[
-        list[str] | None, typer.Option(metavar="NAME", help="May be repeated; else every installed one.")
-    ] = None,
+    backend: Backends = None,
     device: Annotated[str | None, typer.Option(metavar="NAME", help="One of the backend's devices.")] = None,
     dtype: Annotated[str, typer.Option(metavar="NAME", help="One of the backend's dtypes.")] = "float32",
     shape: Annotated[
@@ -345,13 +339,11 @@ def export(
     format: Annotated[
         str, typer.Option(metavar="NAME", help="onnx, openvino, executorch, aoti, torch-export or stablehlo.")
     ] = "onnx",
-    merger: Annotated[str, typer.Option(metavar="NAME", help="tome, ats, patch_merger, ltm or none.")] = "none",
-    r: Annotated[str | None, typer.Option("--r", help="tome: tokens to remove per block, or one number each.")] = None,
-    max_tokens: Annotated[str | None, typer.Option(metavar="NUMBERS", help="ats: budgets of the first blocks.")] = None,
-    num_tokens_out: Annotated[int | None, typer.Option(metavar="NUMBER", help="patch_merger: tokens it makes.")] = None,
-    compression_ratio: Annotated[
-        float | None, typer.Option(metavar="NUMBER", help="ltm: share of the tokens that a block leaves.")
-    ] = None,
+    merger: Merger = "none",
+    r: R = None,
+    max_tokens: MaxTokens = None,
+    num_tokens_out: NumTokensOut = None,
+    compression_ratio: CompressionRatio = None,
     weights: Annotated[Path | None, typer.Option(metavar="FILE", help="Safetensors; else random parameters.")] = None,
     batch: Annotated[int | None, typer.Option(metavar="NUMBER", help="Images in a call; else any number.")] = None,
     dtype: Annotated[str, typer.Option(metavar="NAME", help="float32, float16 or bfloat16.")] = "float32",

@@ -182,6 +182,8 @@ def _covered(i: int, needed: Array, best: Array, chosen: Array, *rules: str) -> 
     if by_row.max(initial=0.0) > 1:
         at = int(by_row.argmax())
         message = f"indices[{i}] lack token {1 + best[at]}, which sample {at} must choose"
+        if by_token.max(initial=0.0) <= 1 and len(chosen) and (best[by_row > 1] > chosen.max()).all():
+            rules = (*rules[:2], "ATS-8")  # as if there were no more slots
     else:
         at = int(by_token.argmax())
         message = f"indices[{i}] hold token {1 + chosen[at]}, which no sample can have chosen"
@@ -223,7 +225,9 @@ def cases(draw: Any, kind: str, shape: tuple[int, int], mask: Array | None, choi
     elif random == "released":
         config["sampling"] = "released"
     elif random == "uniforms":
-        inputs["uniforms"] = rng.random((b, k))
+        points = rng.random((b, k))
+        ends = rng.random((b, k)) < 0.2  # which are legal
+        inputs["uniforms"] = np.where(ends, points.round(), points)
     return Case("ats", config, inputs)
 
 
@@ -251,6 +255,9 @@ LEAST = {"max_tokens": 3}
 BAD: tuple[Bad, ...] = (
     ({"max_tokens": 0}, {}),
     ({"max_tokens": 2.0}, {}),
+    ({"max_tokens": True}, {}),
+    ({"max_tokens": None}, {}),
+    ({"max_tokens": 3, "score": None}, {}),
     ({"max_tokens": 3, "score": "perhead"}, {}),
     ({"max_tokens": 3, "sampling": "gumble"}, {}),
     (LEAST, {"x": X[0], **ATTENTION}),
@@ -265,6 +272,8 @@ BAD: tuple[Bad, ...] = (
     (LEAST, {"x": X, **ATTENTION, "mask": FLOAT_MASK}),
     (LEAST, {"x": X, **ATTENTION, "noise": NOISE}),
     (LEAST, {"x": X, **ATTENTION, "uniforms": UNIFORMS[:, :2]}),
+    (LEAST, {"x": X, **ATTENTION, "uniforms": INTEGERS[:, :3, 0]}),
+    ({"max_tokens": 3, "sampling": "released"}, {"x": X, **ATTENTION, "uniforms": UNIFORMS}),
     ({"max_tokens": 3, "sampling": "gumbel"}, {"x": X, **ATTENTION}),
     ({"max_tokens": 3, "sampling": "gumbel"}, {"x": X, **ATTENTION, "noise": NOISE[:, :, :4]}),
     ({"max_tokens": 3, "sampling": "gumbel"}, {"x": X, **ATTENTION, "noise": NOISE, "uniforms": UNIFORMS}),

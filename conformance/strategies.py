@@ -155,6 +155,27 @@ def odd_cases(draw: Draw, merger: str, kind: str, row: dict[str, Any]) -> Case:
     return case
 
 
+@st.composite
+def any_cases(draw: Draw, /, merger: str, kind: str = "generic", padded: bool | None = None, **fixed: Any) -> Case:
+    """A case of any small shape, which hardly ever comes twice, with options of all kinds: not where it is compiled.
+
+    Args:
+        merger: one of them.
+        kind: "generic" or "exact".
+        padded: whether there is a mask; None for sometimes.
+        fixed: options, widths or a `shape (B,N)` that are held fixed.
+    """
+    proof = MERGERS[merger]
+    space = dict(proof.space) | ODD | dict(proof.odd) | (dict(proof.odd_exact) if kind == "exact" else {})
+    space = {name: (*values, *proof.space.get(name, ())) for name, values in space.items()}
+    row = {name: draw(st.sampled_from(values), label=name) for name, values in space.items() if name not in fixed}
+    shape = st.tuples(st.integers(1, 7), st.integers(2, 40)), st.sampled_from(ODD["shape"])
+    row |= {"shape": draw(st.one_of(*shape), label="B, N"), **fixed}
+    if kind == "generic":
+        row["channels"] = fixed.get("channels") or draw(st.integers(2, 40), label="channels")
+    return draw(odd_cases(merger, kind, row | ({} if padded is None else {"padded": padded})))
+
+
 COVERING = {"pairs": covering, "values": each_value}
 
 

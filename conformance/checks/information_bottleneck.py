@@ -57,7 +57,8 @@ def _distribution(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
 def cluster_scores(subject: Subject, data: Any) -> None:
     rng = np.random.default_rng(data.draw(seeds, label="seed"))
     beta = data.draw(st.sampled_from([0.0, 1.0, 7.5]), label="beta")
-    arrays = {"f": rng.standard_normal((5, 4)) * (rng.random((5, 1)) < 0.8), "centroids": rng.standard_normal((3, 4))}
+    s, c, a = data.draw(st.sampled_from([(5, 4, 3), (33, 17, 20), (0, 4, 3)]), label="S, C, A")
+    arrays = {"f": rng.standard_normal((s, c)) * (rng.random((s, 1)) < 0.8), "centroids": rng.standard_normal((a, c))}
     got, seen = _call(subject, "cluster_scores", arrays, beta)
     f, centroids = (Rounded.exact(seen[name], subject.dtype) for name in ("f", "centroids"))
     unit = f / (f * f).sum(axis=1, keepdims=True).sqrt()
@@ -74,8 +75,9 @@ def cluster_scores(subject: Subject, data: Any) -> None:
 )
 def estimate_q(subject: Subject, data: Any) -> None:
     rng = np.random.default_rng(data.draw(seeds, label="seed"))
-    arrays = {"phi_out": _distribution(rng, (6, 3)), "labels": rng.integers(0, 3, 6)}
-    given = data.draw(st.sampled_from([(), (5,)]), label="num_classes")
+    s, a, most = data.draw(st.sampled_from([(6, 3, 3), (65, 17, 100), (0, 3, 3)]), label="S, A, Y")
+    arrays = {"phi_out": _distribution(rng, (s, a)), "labels": rng.integers(0, most, s)}
+    given = data.draw(st.sampled_from([(), (most + 2,)]), label="num_classes") if s else (most,)
     got, seen = _call(subject, "estimate_q", arrays, *given)
     classes = given[0] if given else int(arrays["labels"].max()) + 1
     one_hot = Rounded.exact(arrays["labels"][:, None] == np.arange(classes), subject.dtype)
@@ -92,12 +94,13 @@ def estimate_q(subject: Subject, data: Any) -> None:
 )
 def ib_bound(subject: Subject, data: Any) -> None:
     rng = np.random.default_rng(data.draw(seeds, label="seed"))
-    s = data.draw(st.sampled_from([5, 1]), label="samples")
+    shapes = [(5, 4, 3, 2), (1, 4, 3, 2), (0, 4, 3, 2), (33, 20, 17, 100)]
+    s, b, a, classes = data.draw(st.sampled_from(shapes), label="S, B, A, Y")
     arrays = {
-        "phi_in": _distribution(rng, (s, 4)),
-        "phi_out": _distribution(rng, (s, 3)),
-        "labels": rng.integers(0, 2, s),
-        "q": _distribution(rng, (3, 2)),
+        "phi_in": _distribution(rng, (s, b)),
+        "phi_out": _distribution(rng, (s, a)),
+        "labels": rng.integers(0, classes, s),
+        "q": _distribution(rng, (a, classes)),
     }
     got, seen = _call(subject, "ib_bound", arrays)
     into, out, q = (Rounded.exact(seen[name], subject.dtype) for name in ("phi_in", "phi_out", "q"))
@@ -115,20 +118,27 @@ def ib_bound(subject: Subject, data: Any) -> None:
 )
 def mutual_information(subject: Subject, data: Any) -> None:
     rng = np.random.default_rng(data.draw(seeds, label="seed"))
-    got, seen = _call(subject, "mutual_information", {"p_ab": _distribution(rng, (12,)).reshape(3, 4)})
+    a, b = data.draw(st.sampled_from([(3, 4), (17, 33)]), label="A, B")
+    got, seen = _call(subject, "mutual_information", {"p_ab": _distribution(rng, (a * b,)).reshape(a, b)})
     p = Rounded.exact(seen["p_ab"], subject.dtype)
     gain = _log(p) - _log(p.sum(axis=1, keepdims=True)) - _log(p.sum(axis=0, keepdims=True))
     _demand(subject, within("mutual_information", got, (p * gain).sum(axis=(0, 1))))
 
 
-def _mask_arrays(data: Any) -> dict[str, Array]:
+# samples, tokens, merged tokens, channels, clusters, classes
+MASKS = [(2, 5, 2, 3, 4, 3), (5, 33, 5, 17, 20, 100)]
+
+
+def _mask_arrays(data: Any, *shapes: tuple[int, ...]) -> dict[str, Array]:
     rng = np.random.default_rng(data.draw(seeds, label="seed"))
+    b, n, p, c, a, classes = data.draw(st.sampled_from(shapes or MASKS), label="B, n, P', C, A, Y")
     return {
-        "z": rng.standard_normal((2, 5, 3)),
-        "mask": np.swapaxes(_distribution(rng, (2, 2, 5)), 1, 2),
-        "centroids": rng.standard_normal((4, 2, 3)) / 2,
-        "q": _distribution(rng, (4, 3)),
-        "labels": rng.integers(0, 3, 2),
+        "z": rng.standard_normal((b, n, c)),
+        "mask": np.swapaxes(_distribution(rng, (b, p, n)), 1, 2),
+        # so far apart that several of them count
+        "centroids": rng.standard_normal((a, p, c)) * 1.2 / np.sqrt(p * c),
+        "q": _distribution(rng, (a, classes)),
+        "labels": rng.integers(0, classes, b),
     }
 
 
@@ -142,7 +152,7 @@ def _mask_scores(seen: dict[str, Array], i: int, dtype: str) -> Rounded:
 def mask_scores(subject: Subject, data: Any) -> None:
     arrays = _mask_arrays(data)
     got, seen = _call(subject, "mask_scores", {name: arrays[name] for name in ("z", "mask", "centroids")})
-    for i in range(2):
+    for i in range(len(got)):
         _demand(subject, within(f"mask_scores[{i}]", got[i], _mask_scores(seen, i, subject.dtype)))
 
 
@@ -170,7 +180,7 @@ def ib_gradient(subject: Subject, data: Any) -> None:
     share=0.3,
 )
 def derivative(subject: Subject, data: Any) -> None:
-    arrays = _mask_arrays(data)
+    arrays = _mask_arrays(data, MASKS[0])
     got, _ = _call(subject, "ib_gradient", arrays)
     phi_in, q = np.array([[0.5, 0.5]]), arrays["q"]
     for i, label in enumerate(arrays["labels"]):

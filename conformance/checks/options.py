@@ -20,10 +20,12 @@ FIXED: dict[str, tuple[tuple[str, ...], dict[str, Any], tuple[str, ...]]] = {
     "tome-positional": (("TOME-8",), {"matching": "positional"}, ("exact", "generic")),
     "tome-score": (("TOME-9",), {"matching": "score"}, ("exact", "generic")),
     "tome-kth": (("TOME-10",), {"matching": "kth"}, ("exact", "generic")),
+    "tome-long-runs": (("TOME-10",), {"matching": "kth", "shape": MOST_TOKENS, "k": 33}, ("exact", "generic")),
     "tome-random": (("TOME-11",), {"matching": "random"}, ("exact", "generic")),
     "ats-uniforms": (("ATS-4",), {"random": "uniforms"}, ("generic",)),
     "ats-gumbel": (("ATS-6",), {"random": "noise"}, ("generic", "degenerate")),
     "patch_merger-logit_scale": (("PM-2",), {"variant": ("logit_scale", 1.0)}, ("generic",)),
+    "patch_merger-no-logits": (("PM-2",), {"variant": ("logit_scale", 0.0)}, ("generic",)),
 }
 
 

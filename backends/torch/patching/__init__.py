@@ -49,8 +49,8 @@ def patch(model: nn.Module, name: str, *, restore: bool = False, **options: Any)
 
     Raises:
         TypeError, ValueError: an unknown name or option, or a value out of range.
-        CannotPatch: a `ValueError` that says which part of the model cannot be patched and why.
-        In all cases the model is as it was.
+        CannotPatch: a `ValueError` that says which part of the model cannot be patched and why. In all cases the
+            model is as it was.
 
     >>> import torch, timm
     >>> model = timm.create_model("vit_tiny_patch16_224", img_size=64, depth=2).eval()

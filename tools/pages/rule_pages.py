@@ -28,8 +28,8 @@ INTRO = """# Rules
 
 Every sentence of the spec that a backend must obey has a number. Here each stands with what proves it: the **checks**
 that try to refute it (in which tier: [exact, certified or rounding](conformance.md#three-tiers)), the **mutants**,
-which are backends broken on purpose in that place and which the suite must catch, and the **golden vectors** that hold its
-result as a file. This page is made from the suite when the site is built.
+which are backends broken on purpose in that place and which the suite must catch, and the **golden vectors** that hold
+its result as a file. This page is made from the suite when the site is built.
 
 Wherever a number such as TOME-5 stands on this site, it is a link to here.
 """

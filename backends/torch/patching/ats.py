@@ -79,7 +79,9 @@ class ATSPatch(Method):
         if call.chosen is None:
             return None
         assert call.branch is not None
-        return call.merge(call.chosen, x) + call.branch
+        rest = call.parts.attention_rest
+        branch = call.branch if rest is None else rest(call.block, call.branch)
+        return call.merge(call.chosen, x) + branch
 
 
 def attend(

@@ -17,13 +17,15 @@ from torch import nn
 from tokenmerge.backends.torch import observers
 from tokenmerge.backends.torch.patching.bias import attention_dtype, key_bias
 from tokenmerge.backends.torch.patching.entering import call_of
-from tokenmerge.backends.torch.patching.families import Attention, Block
+from tokenmerge.backends.torch.patching.families import Attention, Block, part_of
 from tokenmerge.backends.torch.patching.hook import Patch
 from tokenmerge.backends.torch.patching.marks import Role, role_of
 from tokenmerge.backends.torch.patching.parts import first, holds_parts, hook_parts, parts_of, with_first
 from tokenmerge.backends.torch.patching.readers import check_readers
 from tokenmerge.backends.torch.patching.state import Call, reference
+from tokenmerge.backends.torch.patching.tome import mean_key
 from tokenmerge.backends.torch.plan import compose_layers
+from tokenmerge.spec.shared.arguments import shown
 
 Tensor = torch.Tensor
 
@@ -51,7 +53,7 @@ class BlockRole(Role):
         call = call_of(self.patch, self.index, self.name, x)
         if call is None:
             return self._alone(module, original, args, kwargs)
-        call.enter(module, x)
+        call.enter(module, x, self.parts)
         left = False
         try:
             given = self._enter(call, x)
@@ -81,7 +83,7 @@ class BlockRole(Role):
             if observers.is_compiling():
                 raise RuntimeError(f"patch: `model` must be patched again, got {self.name} with parts that are new")
             hook_parts(module, self)
-        inner = getattr(module, self.parts.attention)
+        inner = part_of(module, self.parts.attention)
         if role_of(inner) is None:
             raise RuntimeError(
                 f"patch: `model` must be patched again, got {self.name}.{self.parts.attention} "
@@ -100,6 +102,8 @@ class BlockRole(Role):
                 raise RuntimeError(
                     f"patch: `model` must run `{self.parts.mlp_end}` after its MLP, got {self.name} that did not"
                 )
+            if self.parts.mlp_rest is not None:
+                call.mlp = self.parts.mlp_rest(call.block, call.mlp)
             x = method.joined(call)
         elif call.plans[-1] is None and method.expects(call, call.num_tokens_here):
             self.patch.say(
@@ -159,15 +163,31 @@ class AttentionRole(Role):
         call.attention = module
         x = args[0] if args else kwargs[self.parts.arguments[0]]
         args, kwargs = self._biased(call, x, args, kwargs)
-        if self.sampled:
+        written_out = self._is_written_out(call, x)
+        if self.sampled or written_out:
             named = dict(zip(self.parts.arguments, args, strict=False)) | kwargs
             named.pop(self.parts.arguments[0])
             if call.own_mask and not call.merged_any:
                 named.pop(self.parts.mask, None)
-            out = self.patch.method.sample(call, module, self.parts, x, named)
+            out = self.patch.method.sample(call, module, self.parts, x, named) if self.sampled else None
             if out is not None:
                 return out
+            if written_out:
+                return self._part_by_part(call, module, x, named)
         return original(module, *args, **kwargs)
+
+    def _is_written_out(self, call: Call, x: Tensor) -> bool:
+        """Whether the module's own `forward` cannot take what it needs here, or tell the keys."""
+        if not self.parts.written_out:
+            return False
+        wants_keys = not self.parts.keys and self.patch.method.keys and self.patch.method.expects(call, x.shape[1])
+        return wants_keys or call.size is not None or call.mask is not None or call.merged_any
+
+    def _part_by_part(self, call: Call, module: Any, x: Tensor, named: dict[str, Any]) -> Any:
+        query, key, value = self.parts.heads(module, x, named)
+        if not self.parts.keys and self.patch.method.keys:
+            call.keys = mean_key(key, 1)
+        return self.parts.attend(module, query, key, value, x, None, named)
 
     def _outside(self, call: Call | None) -> None:
         """Attention without its block: it says so, because nothing merges there."""
@@ -185,7 +205,11 @@ class AttentionRole(Role):
         counted = call.size is not None or call.mask is not None or call.merged_any
         if call.own_mask:  # it masks nothing
             given = None
-        if (counted or method.expects(call, x.shape[1])) and (given is not None or kwargs.get("is_causal")):
+        merges = counted or method.expects(call, x.shape[1])
+        for name in self.parts.refused if merges else ():
+            if kwargs.get(name) is not None and kwargs[name] is not False:
+                raise ValueError(f"patch: `{name}` must be left out in a patched model, got {shown(kwargs[name])}")
+        if merges and (given is not None or kwargs.get("is_causal")):
             raise ValueError(
                 f"patch: `{self.parts.mask}` must be None in a patched model, whose tokens no longer are the ones it "
                 f"names, got {'a mask' if given is not None else 'is_causal=True'}"
@@ -198,8 +222,8 @@ class AttentionRole(Role):
             args = (*args[:at], bias, *args[at + 1 :])
         elif bias is not None or self.parts.mask in kwargs:
             kwargs[self.parts.mask] = bias
-        if kwargs.get("rope") is not None:
-            kwargs["rope"] = call.rotary(kwargs["rope"], x.shape[0])
+        if self.parts.rotary and kwargs.get(self.parts.rotary) is not None:
+            kwargs[self.parts.rotary] = call.rotary(kwargs[self.parts.rotary], x.shape[0])
         return args, kwargs
 
 

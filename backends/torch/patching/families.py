@@ -30,12 +30,17 @@ class Attention:
     """An attention module whose `forward` is known.
 
     Attributes:
-        keys: the name of the part whose output are the keys.
+        keys: the name of the part whose output are the keys; "" if none gives them, and `heads` has to.
         metric: `(module, that output)` to keys `(B,N,D)`, averaged over heads.
         heads: `(module, x, kwargs)` to queries, keys and values `(B,H,N,d)`, as its `forward` makes them.
         attend: `(module, chosen queries, keys, values, x, plan, kwargs)` to what its `forward` returns.
         mask: the name of the argument that is added to the logits; mask_position: where it stands when it has no name.
         arguments: the names of all arguments; the first are the tokens.
+        rotary: the argument that is a table of positions, or a pair of tables; "" for none.
+        written_out: whether its `forward` takes no such mask, or tells no keys: where sizes count it is run part by
+            part, by `heads` and `attend`.
+        refused: arguments that must be nothing where it is run part by part.
+        fits: from the module, what is wrong with it, for a sentence; "" if it can be patched.
     """
 
     keys: str
@@ -45,23 +50,35 @@ class Attention:
     mask: str
     mask_position: int | None
     arguments: tuple[str, ...]
+    rotary: str = ""
+    written_out: bool = False
+    refused: tuple[str, ...] = ()
+    fits: Callable[[Any], str] | None = None
 
 
 @dataclass(frozen=True)
 class Block:
-    """A block `x = x + attention(...)`, `x = x + mlp(norm(x))` whose `forward` is known, by the names of its parts.
+    """A block `x = x + attention(...)`, `x = x + mlp(norm(x))` whose `forward` is known, by the paths of its parts.
 
     Attributes:
         attention: the attention module.
         attention_end: the last module of the branch that attention adds.
         norm: what the residual stream enters between attention and MLP.
         mlp_end: the last module of the branch that the MLP adds.
+        attention_rest, mlp_rest: `(block, branch)` to what the block makes of that branch after its last module, before
+            it adds it; None if it adds it as it is.
+        width: a part whose weight has C entries; "" for `norm`.
+        forward: what the block computes, if it is a list that has no `forward` of its own.
     """
 
     attention: str
     attention_end: str
     norm: str
     mlp_end: str
+    attention_rest: Callable[[Any, Tensor], Tensor] | None = None
+    mlp_rest: Callable[[Any, Tensor], Tensor] | None = None
+    width: str = ""
+    forward: Callable[[Any, Tensor], Tensor] | None = None
 
 
 @dataclass(frozen=True)
@@ -84,6 +101,7 @@ class Network:
         num_patches: from the module, how many patches an image of the usual size has now; None if that is open.
         unread: a module that reads the tokens in a way nobody has described, for a sentence; "" for none.
         own: a function of the network that reads tokens in its own way, for a sentence; "" if all are known.
+        loop: the path of a module that runs lists as blocks; "" where blocks are modules of their own.
     """
 
     module: nn.Module
@@ -103,6 +121,7 @@ class Network:
     num_patches: Callable[[Any], int | None] | None = None
     unread: str = ""
     own: str = ""
+    loop: str = ""
 
     @property
     def tokens(self) -> int | None:
@@ -113,7 +132,20 @@ class Network:
     def dim(self) -> int:
         """C, from the norm between attention and MLP."""
         block, parts, _ = self.blocks[0]
-        return int(getattr(block, parts.norm).weight.shape[0])
+        return int(part_of(block, parts.width or parts.norm).weight.shape[0])
+
+
+def part_of(module: nn.Module, path: str) -> Any:
+    """A part of a module, or a part of a part."""
+    return module.get_submodule(path) if "." in path else getattr(module, path)
+
+
+def has_part(module: nn.Module, path: str) -> bool:
+    """Whether a module has such a part."""
+    try:
+        return isinstance(part_of(module, path), nn.Module)
+    except AttributeError:
+        return False
 
 
 def never(name: str, args: Any, kwargs: Any) -> bool:
@@ -146,12 +178,18 @@ def describe(
         name = f"{where}[{index}] ({type(block).__name__})"
         parts = known(name, block, known_blocks)
         for part in (parts.attention, parts.attention_end, parts.norm, parts.mlp_end):
-            if not isinstance(getattr(block, part, None), nn.Module):
+            if not has_part(block, part):
                 raise CannotPatch(f"patch: `model` must have blocks with a part `{part}`, got {name} without")
-        inner = getattr(block, parts.attention)
-        attention = known(f"{name}.{parts.attention} ({type(inner).__name__})", inner, known_attentions)
-        if not isinstance(getattr(inner, attention.keys, None), nn.Module):
+        inner = part_of(block, parts.attention)
+        inner_name = f"{name}.{parts.attention} ({type(inner).__name__})"
+        attention = known(inner_name, inner, known_attentions)
+        if attention.keys and not has_part(inner, attention.keys):
             raise CannotPatch(f"patch: `model` must have attentions with a part `{attention.keys}`, got {name} without")
+        wrong = "" if attention.fits is None else attention.fits(inner)
+        if wrong:
+            raise CannotPatch(
+                f"patch: `model` must have attentions that can be run part by part, got {inner_name} {wrong}"
+            )
         described.append((block, parts, attention))
     if not described:
         raise CannotPatch(f"patch: `model` must have at least one block, got {where} without")

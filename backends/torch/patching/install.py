@@ -9,7 +9,7 @@ from torch import nn
 
 from tokenmerge.backends.torch.patching.block import AttentionRole, BlockRole
 from tokenmerge.backends.torch.patching.decoders import CrossMask
-from tokenmerge.backends.torch.patching.families import CannotPatch, Network
+from tokenmerge.backends.torch.patching.families import CannotPatch, Network, has_part, part_of
 from tokenmerge.backends.torch.patching.hook import Patch
 from tokenmerge.backends.torch.patching.marks import mark
 from tokenmerge.backends.torch.patching.method import Method, placed
@@ -38,7 +38,7 @@ def install(model: nn.Module, network: Network, method: Method, restore: bool) -
         name = f"block {index} of {network.name}"
         tokens = next(iter(inspect.signature(block.forward).parameters))
         role = BlockRole(patch, index, name, parts, attention, tokens, index in mergers)
-        inner = getattr(block, parts.attention)
+        inner = part_of(block, parts.attention)
         mark(inner, AttentionRole(patch, index, f"the attention of {name}", attention, index in method.sampled))
         mark(block, role)
         hook_parts(block, role)
@@ -61,7 +61,7 @@ def install(model: nn.Module, network: Network, method: Method, restore: bool) -
         mark(owner, head)
         head.look_at_parts(owner)
     for _, outer in around(model, network.module):
-        if reader(outer) == DECODES:
+        if reader(outer) == DECODES and has_part(outer, "decoder"):
             hook_part(outer.get_submodule("decoder"), CrossMask(patch), kwargs=True)
     return patch
 

@@ -82,7 +82,7 @@ class MlpEnd(Hook):
 def parts_of(role: BlockRole) -> Iterator[tuple[str, Any]]:
     """For a block the names of its parts, and the kinds of their hooks."""
     method, parts = role.patch.method, role.parts
-    if method.keys:
+    if method.keys and role.of_attention.keys:
         yield f"{parts.attention}.{role.of_attention.keys}", Keys
     if role.index in method.sampled:
         yield parts.attention_end, AttentionEnd

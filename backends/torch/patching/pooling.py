@@ -155,11 +155,15 @@ class ProbePool(Pool):
 
 
 class MeanPool(Pool):
-    """Before a classifier that reads the mean of the tokens from `skip` on, after the class token if it reads both."""
+    """Before a part that is given the mean of the tokens from `skip` on, after the class token if it reads both.
 
-    def __init__(self, patch: Patch, skip: int, with_class: bool = False) -> None:
+    If it is `alone` the part is linear, is given all tokens, and the mean comes after it: then the mean goes in as the
+    only token.
+    """
+
+    def __init__(self, patch: Patch, skip: int, with_class: bool = False, alone: bool = False) -> None:
         super().__init__(patch)
-        self.skip, self.with_class = skip, with_class
+        self.skip, self.with_class, self.alone = skip, with_class, alone
 
     def __call__(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
         found = self.call()
@@ -169,6 +173,8 @@ class MeanPool(Pool):
         pooled = counts.mean(x, self.skip)
         if self.with_class:
             pooled = torch.cat([x[:, 0], pooled], dim=1)
+        if self.alone:
+            pooled = pooled[:, None]
         return (pooled, *args[1:]), kwargs
 
 

@@ -5,7 +5,7 @@ A reader is known by its `forward`. What is not known is told what it gets, once
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -22,7 +22,9 @@ CLASS = "class"  # reads the class token, or what the network makes of it
 POOLS = "pools"  # pools by itself, by a hook of ours
 GRID = "grid"  # lays them out on a grid
 DECODES = "decodes"  # attends to all of them in a decoder, by a hook of ours
-READERS: dict[str, str] = {}  # by the full name of a `forward`; the families fill it in
+TEXT = "text"  # puts them into a text, where there has to be room for as many
+# by the full name of a `forward`; of some it depends on the module. The families fill it in
+READERS: dict[str, str | Callable[[Any], str]] = {}
 
 # packages whose modules pass on what they are given
 WRAPPERS = (
@@ -41,7 +43,8 @@ def reader(module: nn.Module) -> str | None:
                 function = function.__wrapped__
             name = f"{getattr(function, '__module__', '')}.{getattr(function, '__qualname__', '')}"
             if name in READERS:
-                return READERS[name]
+                known = READERS[name]
+                return known if isinstance(known, str) else known(module)
             break
     return "" if f"{kind.__module__}.".startswith(tuple(f"{package}." for package in WRAPPERS)) else None
 
@@ -113,6 +116,13 @@ def _look(identity: int, count: int, before: int, replaced: bool, padded: bool) 
             if not padded:
                 patch.say(f"the decoder of {name} attends to {count} tokens in place of {before} and counts no sizes")
             return
+        if kind == TEXT:
+            patch.say(
+                f"{name} puts {count} image tokens in place of {before} into its text: write that many placeholders "
+                "into the prompt (the processor does not know of merging), or patch with restore=True, which gives it "
+                "all of them"
+            )
+            return
         if kind == CLASS:
             return
         if kind is None:
@@ -130,7 +140,7 @@ def _is_ours(patch: Patch, module: nn.Module) -> bool:
 
 
 def _is_masked(patch: Patch, module: Any) -> bool:
-    hooks: list[Any] = list(module.decoder._forward_pre_hooks.values())
+    hooks: list[Any] = list(module.decoder._forward_pre_hooks.values()) if hasattr(module, "decoder") else []
     return any(isinstance(hook, Hook) and hook.patch is patch for hook in hooks)
 
 

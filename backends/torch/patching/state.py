@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 import weakref
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -14,6 +15,9 @@ from torch import nn
 from tokenmerge.backends.torch import observers
 from tokenmerge.backends.torch.plan import DensePlan, PartitionPlan, Plan
 from tokenmerge.backends.torch.precision import working_dtype
+
+if TYPE_CHECKING:
+    from tokenmerge.backends.torch.patching.families import Block
 
 Tensor = torch.Tensor
 
@@ -35,13 +39,14 @@ class Call:
         around: whether plans act around a branch, so that the stream keeps all tokens.
         whole: the plan of all blocks so far, when tokens are restored after every block.
         known: plans of a call whose blocks are run again in a backward pass.
-        block: the one that is running; in `DataParallel` it is the replica's.
+        block: the one that is running; in `DataParallel` it is the replica's. parts: its description.
         attention: its attention module. keys: its keys `(B,N,D)`, averaged over heads. chosen: its ATS plan.
         branch: what its attention adds to the chosen tokens. merged: the tokens that enter its MLP, when they are not
             the block's own. mlp: what the MLP adds to them. stream: `x1`, where that is added to all tokens.
     """
 
     block: nn.Module
+    parts: Block
 
     def __init__(self, by_block: bool = False, around: bool = False) -> None:
         self.by_block, self.around = by_block, around
@@ -75,12 +80,12 @@ class Call:
         """The plan that this block has made before, if it runs again."""
         return None if self.known is None else self.known[0].plans[len(self.plans) - 1]
 
-    def enter(self, block: nn.Module, x: Tensor) -> None:
+    def enter(self, block: nn.Module, x: Tensor, parts: Block) -> None:
         """A block begins."""
         if not self.started:
             self.num_tokens_in = x.shape[1]
         self.started = self.inside = True
-        self.block = block
+        self.block, self.parts = block, parts
         self.plans.append(None)
         self.sizes.append(None)
         self.before.append((self.size, self.mask, self.replaced))
@@ -111,13 +116,21 @@ class Call:
         self.mask = plan.mask
         return merged
 
-    def rotary(self, table: Tensor, batch: int) -> Tensor:
-        """A block's rotary table `(N',2d)` or `(H,N',2d)`, of all patches, as `(B,H,P',2d)` of the tokens left."""
+    def rotary(self, table: Any, batch: int) -> Any:
+        """A block's rotary table `(N',2d)` or `(H,N',2d)`, of all patches, as `(B,H,P',2d)` of the tokens left. Of a
+        pair of tables the pair."""
+        if not isinstance(table, Tensor):
+            widths = [each.shape[-1] for each in table]
+            merged = self._merge_table(table[0], torch.cat(list(table), dim=-1), batch)
+            return merged.split(widths, dim=-1)
+        return self._merge_table(table, table, batch)
+
+    def _merge_table(self, known: Tensor, table: Tensor, batch: int) -> Tensor:
         if self.around:
             plan = self.plans[-1]
             return table if plan is None else merge_table(plan, table, self.sizes[-1], batch)
-        if self._table is not table:  # the first block, or a network whose tables differ from block to block
-            self._table, self._merged_table, self._merges_in_table = table, table, 0
+        if self._table is not known:  # the first block, or a network whose tables differ from block to block
+            self._table, self._merged_table, self._merges_in_table = known, table, 0
         assert self._merged_table is not None
         made = range(self._merges_in_table, len(self.plans))
         for plan, size in [(self.plans[index], self.sizes[index]) for index in made]:

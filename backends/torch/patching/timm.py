@@ -86,7 +86,9 @@ def attend_chosen(
 
 
 PLAIN = Attention("k_norm", keys, heads, attend_chosen, "attn_mask", None, ("x", "attn_mask", "is_causal"))
-ROTARY = Attention("k_norm", keys, heads, attend_chosen, "attn_mask", None, ("x", "rope", "attn_mask", "is_causal"))
+ROTARY = Attention(
+    "k_norm", keys, heads, attend_chosen, "attn_mask", None, ("x", "rope", "attn_mask", "is_causal"), "rope"
+)
 ATTENTIONS = {
     "timm.layers.attention.Attention.forward": PLAIN,
     "timm.layers.attention.AttentionRope.forward": ROTARY,

@@ -1,0 +1,66 @@
+"""Patched models of many families give what is computed without a patch, with all tokens (tools/patching/oracle.py)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("timm")
+pytest.importorskip("transformers")
+
+import hf_models  # noqa: E402
+from check import Wrong, check, same, shaken  # noqa: E402
+
+from tokenmerge.backends.torch import patch  # noqa: E402
+
+# one of each kind of block and of reader; the command `tools/patching/table.py` tries all of them
+HANDFUL = {
+    "ViTMAEModel": "accepted",  # a copy of ViT
+    "IJepaForImageClassification": "accepted",  # a mean over all tokens
+    "VideoMAEForVideoClassification": "accepted",  # attention that takes no mask, in a part of a part
+    "DINOv3ViTModel": "accepted",  # rotary tables
+    "MLCDVisionModel": "accepted",  # the same, where the library computes in float32
+    "BlipModel": "accepted",  # one projection for queries, keys and values
+    "InternVLVisionModel": "accepted",  # a parameter at the end of each branch
+    "CLIPSegForImageSegmentation": "restored",  # reads hidden states
+    "WhisperForAudioClassification": "accepted",  # a mean after a projection
+    "WhisperModel": "restored",  # a decoder
+}
+
+
+@pytest.mark.parametrize("name", HANDFUL)
+def test_is_what_is_computed_without_a_patch(name: str) -> None:
+    case = hf_models.CASES[name]
+    model = shaken(case.build())
+    found = check(model, case.inputs(), hf_models.blocks_of(model), case.prefix, case.float32)
+    assert found.outcome == HANDFUL[name]
+    assert "tome" in found.compared and (found.outcome == "restored" or case.prefix == 0 or "ats" in found.compared)
+
+
+def test_the_comparison_can_fail(monkeypatch: Any) -> None:
+    case = hf_models.CASES["ViTModel"]
+    model = shaken(case.build())
+    values = hf_models.heads_of(("q_proj", "v_proj", "v_proj"))
+    monkeypatch.setitem(hf_models.BLOCKS, "ViT", hf_models.Joints("attention", "layernorm_after", values))
+    with pytest.raises(Wrong, match="off by"):
+        check(model, case.inputs(), hf_models.blocks_of(model), case.prefix)
+
+
+def test_dropout_that_is_no_module_is_applied() -> None:
+    """Whisper's: with all branches dropped, a merged token is the mean of what came in."""
+    case = hf_models.CASES["WhisperForAudioClassification"]
+    encoder, x = shaken(case.build()).encoder, case.inputs()["input_features"]
+    for block in encoder.layers:
+        block.train()
+        block.dropout = 1.0
+    with torch.no_grad(), patch(encoder, "tome", r=2) as handle:
+        got = encoder(x).last_hidden_state
+        wanted = encoder.layer_norm(handle.source().merge(_embedded(encoder, x)))
+    same(got, wanted, float(torch.finfo(torch.float64).eps))
+
+
+def _embedded(encoder: Any, x: Any) -> Any:
+    x = torch.nn.functional.gelu(encoder.conv2(torch.nn.functional.gelu(encoder.conv1(x)))).permute(0, 2, 1)
+    return x + encoder.embed_positions.weight

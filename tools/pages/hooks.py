@@ -25,7 +25,7 @@ _built: dict[str, str] = {}
 
 
 def on_config(config: Any) -> Any:
-    """The place of the reference in the navigation is filled."""
+    """The place of the reference in the navigation is filled, and pages that it does not name yet go to its end."""
 
     def filled(entry: Any) -> Any:
         if isinstance(entry, list):
@@ -35,6 +35,10 @@ def on_config(config: Any) -> Any:
         return entry
 
     config.nav = filled(config.nav)
+    pages = {path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md")}
+    new = sorted(page for page in pages if f"'{page}'" not in repr(config.nav))
+    if new:
+        config.nav.append({"More": new})
     return config
 
 

@@ -31,7 +31,8 @@ class Page:
 
     def markdown(self) -> str:
         """A block for mkdocstrings for each name, or a link where the same thing stands on another page."""
-        return f"# `{self.module}`\n\n{_about(self.module)}\n\n" + "\n\n".join(self.entries.values()) + "\n"
+        about = "" if "" in self.entries else _about(self.module)  # a whole module says it by itself
+        return f"# `{self.module}`\n\n{about}\n\n" + "\n\n".join(self.entries.values()) + "\n"
 
 
 @cache

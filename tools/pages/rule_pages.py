@@ -53,15 +53,19 @@ def rules_page() -> str:
 def _proof(rule: str, vectors: dict[str, object]) -> Iterator[str]:
     yield "| | |\n|---|---|"
     for tier, name in TIERS.items():
-        found = [check for check in CHECKS.values() if rule in check.rules and check.tier == tier]
+        found: dict[str, list[str]] = {}  # the checks of four mergers often say the same
+        for check in CHECKS.values():
+            if rule in check.rules and check.tier == tier:
+                found.setdefault(check.statement, []).append(f"`{check.id}`")
         if found:
-            yield f"| checks, {name} | {'<br>'.join(f'`{each.id}`: {_escaped(each.statement)}' for each in found)} |"
+            shown = "<br>".join(f"{', '.join(ids)}: {_escaped(statement)}" for statement, ids in found.items())
+            yield f"| checks, {name} | {shown} |"
     mutants = [mutant for mutant in MUTANTS.values() if mutant.rule == rule]
     yield f"| mutants | {'<br>'.join(f'`{each.name}`: {_escaped(each.what)}' for each in mutants)} |"
     cases = [case for case in vectors["cases"] if rule in case["rules"]]  # type: ignore[attr-defined]
     without = vectors["rules_without_cases"].get(rule, "none")  # type: ignore[attr-defined]
-    shown = "<br>".join(f"`{case['id']}` in `{case['file']}`: {_escaped(case['about'])}" for case in cases)
-    yield f"| [golden vectors](vectors.md) | {shown or 'none: ' + _escaped(without)} |"
+    files = "<br>".join(f"`{case['id']}` in `{case['file']}`: {_escaped(case['about'])}" for case in cases)
+    yield f"| [golden vectors](vectors.md) | {files or 'none: ' + _escaped(without)} |"
 
 
 def _escaped(text: str) -> str:

@@ -26,8 +26,8 @@ MEAN: dict[str, Any] = {"class_token": False, "global_pool": "avg"}
 
 # how timm builds them, and the same for us; None where we have no such network
 BLOCKS = {
-    "vit, norms after": timm.models.vision_transformer.ResPostBlock,
     "vit, parallel": timm.models.vision_transformer.ParallelScalingBlock,
+    "vit, parallel things": timm.models.vision_transformer.ParallelThingsBlock,
 }
 FAMILIES: dict[str, tuple[str, dict[str, Any], dict[str, Any] | None]] = {
     "vit": ("VisionTransformer", {}, {}),
@@ -559,13 +559,19 @@ def test_a_block_with_a_forward_of_its_own_is_refused_by_name() -> None:
             "patch: `layer` must be at most depth = 3, got 4",
         ),
         ("eva, mean", "patch_merger", {}, "patch: `model` must have no rotary positions for 'patch_merger'"),
+        ("vit, parallel things", "tome", {"r": 1}, r"patch: .* VisionTransformer\.blocks\[0\] \(ParallelThingsBlock\)"),
         (
-            "vit, norms after",
-            "tome",
-            {"r": 1},
-            r"patch: .* got VisionTransformer\.blocks\[0\] \(ResPostBlock\) with timm",
+            "vit, parallel",
+            "ats",
+            {"max_tokens": (4,)},
+            r"patch: `model` must have blocks with an attention and then",
         ),
-        ("vit, parallel", "tome", {"r": 1}, r"patch: .* got VisionTransformer\.blocks\[0\] \(ParallelScalingBlock\)"),
+        (
+            "vit, parallel",
+            "tome",
+            {"r": 1, "around": "mlp"},
+            r"patch: `model` must have .* acts around the MLP, got",
+        ),
     ],
 )
 def test_bad_input_is_one_sentence(model: Any, name: str, options: dict[str, Any], sentence: str) -> None:

@@ -68,8 +68,9 @@ def fused(attention: Any, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return q, k, v
 
 
-def turned(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
+def turned(q: Tensor, k: Tensor, table: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
     """Queries and keys `(B,H,N,d)` turned, but for those in front that have no position."""
+    cos, sin = table
     front = q.shape[2] - cos.shape[-2]
 
     def turn(x: Tensor) -> Tensor:

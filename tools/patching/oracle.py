@@ -31,14 +31,16 @@ class Joints:
         attention: the attention. between: what the stream enters between attention and MLP; "" to merge after both.
         heads: attention and its input to queries, keys and values `(B,H,N,d)`, before any rotation.
         table: the argument of attention that holds positions; "" for none.
-        turn: queries, keys and the tables of the argument, to those turned by their positions.
+        turn: queries, keys and that argument, to those turned by their positions.
+        end: the part whose output the block adds at last, if the block is a list that is not called itself.
     """
 
     attention: str
     between: str
     heads: Callable[[Any, Tensor], tuple[Tensor, Tensor, Tensor]]
     table: str = ""
-    turn: Callable[..., tuple[Tensor, Tensor]] = lambda q, k, *table: (q, k)
+    turn: Callable[..., tuple[Tensor, Tensor]] = lambda q, k, table: (q, k)
+    end: str = ""
 
 
 class ToMe:
@@ -55,7 +57,7 @@ class ToMe:
             self._hook(index, block, joints)
 
     def _hook(self, index: int, block: nn.Module, joints: Joints) -> None:
-        attention = block.get_submodule(joints.attention)
+        attention = block.get_submodule(joints.attention) if joints.attention else block
 
         def before_attention(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
             x = args[0] if args else kwargs["hidden_states"]
@@ -81,7 +83,8 @@ class ToMe:
         self.removers.append(attention.register_forward_pre_hook(before_attention, with_kwargs=True))
         if joints.between:
             self.removers.append(block.get_submodule(joints.between).register_forward_pre_hook(between))
-        self.removers.append(block.register_forward_hook(after, prepend=True))
+        end = block.get_submodule(joints.end) if joints.end else block
+        self.removers.append(end.register_forward_hook(after, prepend=True))
 
     def merge(self, x: Tensor, index: int) -> Tensor:
         """All tokens `(B,N,C)` with those that merge in this block replaced by their means."""
@@ -126,7 +129,7 @@ class ATS:
             self._hook(block, joints, budget)
 
     def _hook(self, block: nn.Module, joints: Joints, budget: int | None) -> None:
-        attention, seen = block.get_submodule(joints.attention), {}
+        attention, seen = block.get_submodule(joints.attention) if joints.attention else block, {}
 
         def before_attention(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
             table = kwargs.get(joints.table) if joints.table else None
@@ -144,7 +147,7 @@ class ATS:
                 self.kept, self.n = list(range(x.shape[1])), x.shape[1]
             q, k, v = seen["heads"]
             if seen["table"] is not None:
-                q, k = joints.turn(q, k, *seen["table"])
+                q, k = joints.turn(q, k, seen["table"])
             row = (q[:, :, :1] @ k.transpose(2, 3) * q.shape[-1] ** -0.5).softmax(-1)[:, :, 0]
             kept = self.chosen(row.numpy(), v.numpy(), x.shape[1], budget)
             x, self.kept = x[:, kept], [self.kept[each] for each in kept]

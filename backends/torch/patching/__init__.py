@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from tokenmerge.backends.torch import observers
-from tokenmerge.backends.torch.patching import own, timm, transformers
+from tokenmerge.backends.torch.patching import other_families, own, timm, transformers
 from tokenmerge.backends.torch.patching.ats import ATSPatch
 from tokenmerge.backends.torch.patching.families import CannotPatch, Network, method_name
 from tokenmerge.backends.torch.patching.handle import Handle, handle, hooks_of
@@ -103,7 +103,7 @@ def find(model: nn.Module, restore: bool = False) -> Network:
     found = [
         (family, name, module)
         for name, module in model.named_modules()
-        for family in (timm, transformers, own)
+        for family in (timm, transformers, other_families, own)
         if family.is_network(module)
     ]
     if len(found) != 1:

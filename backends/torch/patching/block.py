@@ -45,6 +45,7 @@ class BlockRole(Role):
         self.index, self.name, self.parts, self.of_attention = index, name, parts, attention
         self.tokens, self.learned = tokens, learned
         self.kind = index + 1
+        self.inner = None if parts.own is None else AttentionRole(patch, index, name, attention, False)
         self.wanted = tuple((tuple(path.split(".")), kind.where, kind.name) for path, kind in parts_of(self))
 
     def run(self, name: str, module: Any, original: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> Any:
@@ -60,6 +61,9 @@ class BlockRole(Role):
             call.num_tokens_here = given.shape[1]
             if given is not x:
                 args, kwargs = ((given, *args[1:]), kwargs) if args else ((), kwargs | {self.tokens: given})
+            if self.inner is not None:
+                call.attention = module
+                args, kwargs = self.inner.biased(call, given, args, kwargs)
             output = original(module, *args, **kwargs)
             output = with_first(output, self._leave(call, first(output)))
             left = True
@@ -83,7 +87,7 @@ class BlockRole(Role):
             if observers.is_compiling():
                 raise RuntimeError(f"patch: `model` must be patched again, got {self.name} with parts that are new")
             hook_parts(module, self)
-        inner = part_of(module, self.parts.attention)
+        inner = module if self.inner is not None else part_of(module, self.parts.attention)
         if role_of(inner) is None:
             raise RuntimeError(
                 f"patch: `model` must be patched again, got {self.name}.{self.parts.attention} "
@@ -97,7 +101,10 @@ class BlockRole(Role):
 
     def _leave(self, call: Call, x: Tensor) -> Tensor:
         method = self.patch.method
-        if call.merged is not None and method.around != "block":
+        if not self.parts.norm and method.reads_between:
+            merged = method.between(call, x)
+            x = x if merged is None else merged
+        elif call.merged is not None and method.around != "block":
             if call.mlp is None:
                 raise RuntimeError(
                     f"patch: `model` must run `{self.parts.mlp_end}` after its MLP, got {self.name} that did not"
@@ -114,9 +121,9 @@ class BlockRole(Role):
         last = self.index == self.patch.depth - 1
         if last and call.mask is not None and not call.around:
             x = torch.where(call.mask[:, :, None], x, 0)
-        call.tokens = x
         if self.patch.restore and not call.around:
             x = self._restored(call, x)
+        call.tokens = x
         call.counts.append(x.shape[1])
         call.given = reference(x)
         return x
@@ -162,7 +169,7 @@ class AttentionRole(Role):
             return original(module, *args, **kwargs)
         call.attention = module
         x = args[0] if args else kwargs[self.parts.arguments[0]]
-        args, kwargs = self._biased(call, x, args, kwargs)
+        args, kwargs = self.biased(call, x, args, kwargs)
         written_out = self._is_written_out(call, x)
         if self.sampled or written_out:
             named = dict(zip(self.parts.arguments, args, strict=False)) | kwargs
@@ -199,7 +206,8 @@ class AttentionRole(Role):
             about="attention outside",
         )
 
-    def _biased(self, call: Call, x: Tensor, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    def biased(self, call: Call, x: Tensor, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        """The arguments of attention, with sizes and padding as its mask, and the table of the tokens that are left."""
         at, method = self.parts.mask_position, self.patch.method
         given = args[at] if at is not None and len(args) > at else kwargs.get(self.parts.mask)
         counted = call.size is not None or call.mask is not None or call.merged_any

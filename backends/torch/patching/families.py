@@ -63,11 +63,13 @@ class Block:
     Attributes:
         attention: the attention module.
         attention_end: the last module of the branch that attention adds.
-        norm: what the residual stream enters between attention and MLP.
+        norm: what the residual stream enters between attention and MLP; "" where both are added at once, and the plan
+            acts after them.
         mlp_end: the last module of the branch that the MLP adds.
         attention_rest, mlp_rest: `(block, branch)` to what the block makes of that branch after its last module, before
             it adds it; None if it adds it as it is.
         width: a part whose weight has C entries; "" for `norm`.
+        own: the attention, if the block itself computes it and `attention` is "".
         forward: what the block computes, if it is a list that has no `forward` of its own.
     """
 
@@ -78,6 +80,7 @@ class Block:
     attention_rest: Callable[[Any, Tensor], Tensor] | None = None
     mlp_rest: Callable[[Any, Tensor], Tensor] | None = None
     width: str = ""
+    own: Attention | None = None
     forward: Callable[[Any, Tensor], Tensor] | None = None
 
 
@@ -96,7 +99,7 @@ class Network:
         pooling: pairs of a module and its hook that pools by size.
         unbiased: the attention function, for a sentence, if it adds no bias to the logits; "" if it does.
         doors: its functions that run the blocks, with what says whether a call of one lays tokens out on a grid.
-        pool: in place of its method `pool`, if it has one: `(module, its own, Counts, x, ...)`.
+        pool: in place of its method `pool_name`, if it has one: `(module, its own, Counts, x, ...)`.
         makes_mask: the argument that is a mask; without it the network makes one that masks nothing. "" for none.
         num_patches: from the module, how many patches an image of the usual size has now; None if that is open.
         unread: a module that reads the tokens in a way nobody has described, for a sentence; "" for none.
@@ -122,6 +125,7 @@ class Network:
     unread: str = ""
     own: str = ""
     loop: str = ""
+    pool_name: str = "pool"
 
     @property
     def tokens(self) -> int | None:
@@ -154,11 +158,14 @@ def never(name: str, args: Any, kwargs: Any) -> bool:
 
 
 def method_name(module: nn.Module, method: str = "forward") -> str:
-    """The full name of the function that runs, without its decorators; of an instance's own function, another name.
+    """The full name of the function that runs, without its decorators; of an instance's own function, another name; of
+    a list, those of its parts.
 
     >>> method_name(nn.Linear(1, 1))
     'torch.nn.modules.linear.Linear.forward'
     """
+    if isinstance(module, nn.ModuleList):
+        return f"[{', '.join(method_name(part) for part in module)}]"
     if method in module.__dict__:
         return f"<{type(module).__name__} with its own {method}>"
     function = inspect.unwrap(getattr(type(module), method))
@@ -178,8 +185,11 @@ def describe(
         name = f"{where}[{index}] ({type(block).__name__})"
         parts = known(name, block, known_blocks)
         for part in (parts.attention, parts.attention_end, parts.norm, parts.mlp_end):
-            if not has_part(block, part):
+            if part and not has_part(block, part):
                 raise CannotPatch(f"patch: `model` must have blocks with a part `{part}`, got {name} without")
+        if parts.own is not None:
+            described.append((block, parts, parts.own))
+            continue
         inner = part_of(block, parts.attention)
         inner_name = f"{name}.{parts.attention} ({type(inner).__name__})"
         attention = known(inner_name, inner, known_attentions)

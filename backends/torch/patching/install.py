@@ -13,7 +13,7 @@ from tokenmerge.backends.torch.patching.families import CannotPatch, Network, ha
 from tokenmerge.backends.torch.patching.hook import Patch
 from tokenmerge.backends.torch.patching.marks import mark
 from tokenmerge.backends.torch.patching.method import Method, placed
-from tokenmerge.backends.torch.patching.network import HeadRole, NetworkRole
+from tokenmerge.backends.torch.patching.network import HeadRole, LoopRole, NetworkRole
 from tokenmerge.backends.torch.patching.parts import hook_part, hook_parts
 from tokenmerge.backends.torch.patching.pooling import Tokens
 from tokenmerge.backends.torch.patching.readers import DECODES, around, reader
@@ -26,6 +26,13 @@ def install(model: nn.Module, network: Network, method: Method, restore: bool) -
         CannotPatch: a block has a part named `merger` already, or is there twice.
     """
     blocks = [block for block, _, _ in network.blocks]
+    for _, parts, _ in network.blocks:
+        if not parts.norm and (method.sampled or method.around == "mlp"):
+            what = "takes attention apart" if method.sampled else "acts around the MLP"
+            raise CannotPatch(
+                f"patch: `model` must have blocks with an attention and then an MLP for {method.NAME!r}, "
+                f"which {what}, got {network.name} whose blocks compute both at once"
+            )
     mergers = {index: placed(merger, blocks[index]) for index, merger in method.modules().items()}
     for index in mergers:
         if hasattr(blocks[index], "merger"):
@@ -38,9 +45,10 @@ def install(model: nn.Module, network: Network, method: Method, restore: bool) -
         name = f"block {index} of {network.name}"
         tokens = next(iter(inspect.signature(block.forward).parameters))
         role = BlockRole(patch, index, name, parts, attention, tokens, index in mergers)
-        inner = part_of(block, parts.attention)
-        mark(inner, AttentionRole(patch, index, f"the attention of {name}", attention, index in method.sampled))
-        mark(block, role)
+        if parts.own is None:
+            inner = part_of(block, parts.attention)
+            mark(inner, AttentionRole(patch, index, f"the attention of {name}", attention, index in method.sampled))
+        mark(block, role, parts.forward)
         hook_parts(block, role)
         if index in mergers:
             block.add_module("merger", mergers[index])
@@ -52,9 +60,11 @@ def install(model: nn.Module, network: Network, method: Method, restore: bool) -
         pools.setdefault(id(owner), (owner, []))[1].append((path, kind(patch)))
     inside = pools.pop(id(network.module), (network.module, []))[1]
     role_of_network = NetworkRole(
-        patch, dict(network.doors), inside, network.pool, network.makes_mask, network.num_patches
+        patch, dict(network.doors), inside, network.pool, network.makes_mask, network.num_patches, network.pool_name
     )
     mark(network.module, role_of_network)
+    if network.loop:
+        mark(part_of(network.module, network.loop), LoopRole(patch))
     role_of_network.look_at_parts(network.module)
     for owner, parts_that_pool in pools.values():
         head = HeadRole(patch, parts_that_pool)

@@ -32,11 +32,11 @@ class Role(Hook):
         raise NotImplementedError
 
 
-def mark(module: nn.Module, role: Role) -> None:
-    """Give a module a role."""
+def mark(module: nn.Module, role: Role, forward: Callable[..., Any] | None = None) -> None:
+    """Give a module a role; `forward` is what it computes if it has none of its own."""
     module.__dict__[ROLE] = role
     kind: Any = type(module)
-    module.__class__ = marked(kind, role.methods, role.kind)
+    module.__class__ = marked(kind, role.methods, role.kind, forward)
 
 
 def unmark(module: nn.Module) -> None:
@@ -54,11 +54,13 @@ def role_of(module: nn.Module) -> Role | None:
 
 
 @functools.cache
-def marked(base: Any, methods: tuple[str, ...], kind: int) -> type[nn.Module]:
+def marked(
+    base: Any, methods: tuple[str, ...], kind: int, forward: Callable[..., Any] | None = None
+) -> type[nn.Module]:
     """The subclass of a class whose instances do something else in some methods, if they have a role of this kind."""
-    names = {name: _method(name, getattr(base, name)) for name in methods}
+    names = {name: _method(name, forward if forward and name == "forward" else getattr(base, name)) for name in methods}
     own: dict[str, Any] = {"__module__": base.__module__, "__qualname__": base.__qualname__, "__doc__": base.__doc__}
-    own |= {BASE: base, KIND: kind, "__reduce_ex__": _reduce} | names
+    own |= {BASE: base, KIND: (kind, forward), "__reduce_ex__": _reduce} | names
     return type(base.__name__, (base,), own)
 
 
@@ -82,10 +84,12 @@ def _reduce(self: Any, protocol: Any) -> Any:
     made, arguments, *rest = base.__reduce_ex__(self, protocol)
     if made is copyreg.__newobj__ and arguments[0] is cls and BASE in cls.__dict__:  # type: ignore[attr-defined]
         methods = tuple(name for name in cls.__dict__ if name in self.__dict__[ROLE].methods)
-        return (_again, (base, methods, cls.__dict__[KIND], *arguments[1:]), *rest)
+        return (_again, (base, methods, *cls.__dict__[KIND], *arguments[1:]), *rest)
     return (made, arguments, *rest)
 
 
-def _again(base: Any, methods: tuple[str, ...], kind: int, *arguments: Any) -> nn.Module:
-    cls = marked(base, methods, kind)
+def _again(
+    base: Any, methods: tuple[str, ...], kind: int, forward: Callable[..., Any] | None, *arguments: Any
+) -> nn.Module:
+    cls = marked(base, methods, kind, forward)
     return cls.__new__(cls, *arguments)

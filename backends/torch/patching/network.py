@@ -55,12 +55,22 @@ class HeadRole(PoolsInParts):
             readers.pop()
 
 
+class LoopRole(Role):
+    """A module that runs lists in its own loop: here they are blocks."""
+
+    def run(self, name: str, module: Any, original: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> Any:
+        x = args[0]
+        for layer in module.layers:
+            x = layer(x)
+        return module.norm(x)
+
+
 class NetworkRole(PoolsInParts):
     """The network. Every function in `doors` runs its blocks; a door's value says whether it lays tokens out on a grid,
     given its name and what it was called with.
 
     Args:
-        patch: whose it is. doors: by name. pools: parts that pool. pooling: how its method `pool` pools; None for
+        patch: whose it is. doors: by name. pools: parts that pool. pooling: how its method `pool_name` pools; None for
             a network without one.
         makes_mask: the argument without which it makes a mask that masks nothing; "" for none.
         num_patches: from the module, how many patches an image of the usual size has.
@@ -74,11 +84,13 @@ class NetworkRole(PoolsInParts):
         pooling: Pooling | None,
         makes_mask: str,
         num_patches: Callable[[Any], int | None] | None = None,
+        pool_name: str = "pool",
     ) -> None:
         super().__init__(patch, pools)
         self.doors, self.pooling, self.makes_mask = doors, pooling, makes_mask
         self.num_patches = num_patches
-        self.methods = (*doors, *(() if pooling is None else ("pool",)))
+        self.pool_name = pool_name
+        self.methods = (*doors, *(() if pooling is None else (pool_name,)))
 
     def tokens_of(self, module: nn.Module) -> int | None:
         """The tokens of an image of the usual size, as the module is now; None if that is open."""
@@ -86,7 +98,7 @@ class NetworkRole(PoolsInParts):
         return None if patches is None else self.patch.prefix + patches
 
     def run(self, name: str, module: Any, original: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> Any:
-        if name == "pool":
+        if name == self.pool_name:
             return self._pool(module, original, *args, **kwargs)
         self.look_at_parts(module)
         thread = self.patch.thread

@@ -83,10 +83,10 @@ def parts_of(role: BlockRole) -> Iterator[tuple[str, Any]]:
     """For a block the names of its parts, and the kinds of their hooks."""
     method, parts = role.patch.method, role.parts
     if method.keys and role.of_attention.keys:
-        yield f"{parts.attention}.{role.of_attention.keys}", Keys
+        yield f"{parts.attention}.{role.of_attention.keys}".removeprefix("."), Keys
     if role.index in method.sampled:
         yield parts.attention_end, AttentionEnd
-    if method.reads_between:
+    if method.reads_between and parts.norm:
         yield parts.norm, Between
         yield parts.mlp_end, MlpEnd
 

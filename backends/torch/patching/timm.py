@@ -28,7 +28,8 @@ from tokenmerge.backends.torch.plan import SelectionPlan
 Tensor = torch.Tensor
 
 BLOCK = Block(attention="attn", attention_end="drop_path1", norm="norm2", mlp_end="drop_path2")
-BLOCKS = {"timm.models.vision_transformer.Block.forward": BLOCK, "timm.models.eva.EvaBlock.forward": BLOCK}
+# norms behind the branches: the stream enters the MLP itself
+NORM_LAST = Block(attention="attn", attention_end="drop_path1", norm="mlp", mlp_end="drop_path2", width="norm2")
 
 NETWORKS = ("timm.models.vision_transformer.VisionTransformer", "timm.models.eva.Eva")
 HEADS = (*(f"{name}.forward_head" for name in NETWORKS), "timm.models.deit.VisionTransformerDistilled.forward_head")
@@ -37,6 +38,11 @@ HEADS = (*(f"{name}.forward_head" for name in NETWORKS), "timm.models.deit.Visio
 def keys(attention: nn.Module, output: Tensor) -> Tensor:
     """Keys `(B,H,N,d)`, normalized and not yet turned, averaged over heads."""
     return mean_key(output, 1)
+
+
+def mean_of_heads(block: nn.Module, output: Tensor) -> Tensor:
+    """Keys `(B,N,H,d)` of a block that computes attention by itself, averaged over heads."""
+    return mean_key(output, 2)
 
 
 def heads(attention: Any, x: Tensor, kwargs: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
@@ -89,6 +95,14 @@ PLAIN = Attention("k_norm", keys, heads, attend_chosen, "attn_mask", None, ("x",
 ROTARY = Attention(
     "k_norm", keys, heads, attend_chosen, "attn_mask", None, ("x", "rope", "attn_mask", "is_causal"), "rope"
 )
+PARALLEL = Attention("k_norm", mean_of_heads, heads, attend_chosen, "attn_mask", None, ("x", "attn_mask", "is_causal"))
+BLOCKS = {
+    "timm.models.vision_transformer.Block.forward": BLOCK,
+    "timm.models.eva.EvaBlock.forward": BLOCK,
+    "timm.models.vision_transformer.ResPostBlock.forward": NORM_LAST,
+    "timm.models.eva.EvaBlockPostNorm.forward": NORM_LAST,
+    "timm.models.vision_transformer.ParallelScalingBlock.forward": Block("", "", "", "", width="in_norm", own=PARALLEL),
+}
 ATTENTIONS = {
     "timm.layers.attention.Attention.forward": PLAIN,
     "timm.layers.attention.AttentionRope.forward": ROTARY,

@@ -31,11 +31,13 @@ class Family:
     """A model whose `forward` runs the blocks, and the models around it, by their full names.
 
     Attributes:
-        networks: the classes that run the blocks; block, attention: the classes of these.
+        networks: the classes that run the blocks; block, attention: the classes of these; of a list
+            "[FIRST.forward, SECOND.forward]".
         parts, how: the block's parts, and how attention works.
         blocks: where the blocks are. norm: where the last norm is; "" where the last block's output is what others get.
         prefix: tokens in front of the patches; class_token: whether the first is a class token.
-        patches: where the number of patches of an image of the usual size is; "" if that is open.
+        patches: where the number of patches of an image of the usual size is, or a function of the module; "" if that
+            is open.
         mask: its argument that says which patches are real; "" for none.
         hands_class: whether it hands out what it makes of its class token; a path for "if it has that part".
         readers: what each model around it does with the tokens.
@@ -54,7 +56,7 @@ class Family:
     norm: str = ""
     prefix: int = 1
     class_token: bool = True
-    patches: str = ""
+    patches: str | Callable[[Any], int] = ""
     mask: str = ""
     hands_class: bool | str = True
     readers: Mapping[str, str | Callable[[Any], str]] = field(default_factory=dict)
@@ -70,7 +72,7 @@ class Families:
     def __init__(self, families: Iterable[Family]) -> None:
         self.all = tuple(families)
         self.networks = {f"{name}.forward": each for each in self.all for name in each.networks}
-        self.blocks = {f"{each.block}.forward": each.parts for each in self.all}
+        self.blocks = {each.block if "[" in each.block else f"{each.block}.forward": each.parts for each in self.all}
         self.attentions = {f"{each.attention}.forward": each.how for each in self.all}
         for each in self.all:
             READERS.update({f"{name}.forward": kind for name, kind in each.readers.items()})
@@ -115,8 +117,10 @@ class Families:
         )
 
 
-def number_of(path: str, module: Any) -> int:
+def number_of(path: str | Callable[[Any], int], module: Any) -> int:
     """A number somewhere in a module: patches of an image of the usual size."""
+    if not isinstance(path, str):
+        return path(module)
     for name in path.split("."):
         module = getattr(module, name)
     return int(module)

@@ -97,7 +97,8 @@ def get_merger(name: str, *, backend: str = "numpy", **config: Any) -> Any:
         backend: "numpy", "torch", "jax", "spec" (the reference, slow), a registered name or a dotted module name.
         **config: the merger's options: `r, protected, order, matching, k` (tome); `max_tokens, score, sampling` (ats);
             `dim, num_tokens_out, logit_scale, normalize, use_bias, eps, seed` (patch_merger);
-            `dim, compression_ratio, protected, prior_smoothing` (ltm).
+            `dim, compression_ratio, protected, prior_smoothing` (ltm). In JAX `dtype, param_dtype, precision, rngs`
+            of the last two.
 
     Returns:
         The framework's own kind of object: a `torch.nn.Module`, a Flax `nnx.Module`, a plain object for NumPy. All have
@@ -120,7 +121,10 @@ def get_merger(name: str, *, backend: str = "numpy", **config: Any) -> Any:
         names = ", ".join(repr(each) for each in DESCRIPTIONS)
         error = ValueError if isinstance(name, str) else TypeError
         raise error(f"get_merger: `name` must be one of {names}, got {shown(name)}{hint}")
-    check_names(name, config, DESCRIPTIONS[name].options, "option")
+    own = [option for option in config if option not in DESCRIPTIONS[name].options]
+    if own:  # of the framework, perhaps
+        theirs = getattr(getattr(get_backend(backend), "MERGERS", {}).get(name), "OPTIONS", ())
+        check_names(name, own, (*DESCRIPTIONS[name].options, *theirs), "option")
     for option in DESCRIPTIONS[name].required:
         if option not in config:
             raise TypeError(f"{name}: `{option}` must be given, got nothing")
@@ -137,7 +141,17 @@ def get_vit(config: ViTConfig, *, backend: Literal["torch"], seed: int = ...) ->
 
 
 @overload
-def get_vit(config: ViTConfig, *, backend: Literal["jax"], seed: int = ...) -> jax_backend.ViT: ...
+def get_vit(
+    config: ViTConfig,
+    *,
+    backend: Literal["jax"],
+    seed: int = ...,
+    rngs: Any = ...,
+    dtype: Any = ...,
+    param_dtype: Any = ...,
+    precision: Any = ...,
+    remat: bool = ...,
+) -> jax_backend.ViT: ...
 
 
 @overload
@@ -145,16 +159,18 @@ def get_vit(config: ViTConfig, *, backend: Literal["numpy"] = ..., seed: int = .
 
 
 @overload
-def get_vit(config: ViTConfig, *, backend: str, seed: int = ...) -> Any: ...
+def get_vit(config: ViTConfig, *, backend: str, seed: int = ..., **options: Any) -> Any: ...
 
 
-def get_vit(config: ViTConfig, *, backend: str = "numpy", seed: int = 0) -> Any:
+def get_vit(config: ViTConfig, *, backend: str = "numpy", seed: int = 0, **options: Any) -> Any:
     """A vision transformer with mergers in its blocks, in one of the backends.
 
     Args:
         config: the network, see `ViTConfig`; `config.merging` says which merger sits where.
         backend: as in `get_merger`.
         seed: of the first parameters, which are the same in every backend.
+        **options: of the framework; in JAX `dtype, param_dtype, precision, remat, rngs`, see
+            `tokenmerge.backends.jax.ViT`.
 
     Returns:
         The framework's own kind of object: a `torch.nn.Module` (images channels first), a Flax `nnx.Module` or a plain
@@ -178,4 +194,5 @@ def get_vit(config: ViTConfig, *, backend: str = "numpy", seed: int = 0) -> Any:
     module = get_backend(backend)
     if not hasattr(module, "ViT"):
         raise ValueError(f"get_vit: `backend` must be one that has networks (ViT), got {backend!r}")
-    return module.ViT(config, seed=seed)
+    check_names("get_vit", options, ("seed", *getattr(module.ViT, "OPTIONS", ())), "option")
+    return module.ViT(config, seed=seed, **options)

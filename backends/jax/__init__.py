@@ -18,7 +18,7 @@ from tokenmerge.backends.jax.patch_merger import PatchMerger
 from tokenmerge.backends.jax.patching import patch, with_plans
 from tokenmerge.backends.jax.plan import DensePlan, PartitionPlan, SelectionPlan, compose
 from tokenmerge.backends.jax.tome import ToMe
-from tokenmerge.backends.jax.vit import ViT
+from tokenmerge.backends.jax.vit_module import ViT
 from tokenmerge.spec.shared.arguments import check_source_array
 
 NAME = "jax"

@@ -6,13 +6,17 @@ precision, and a query without a real key gets the mean of the padding.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 
 from tokenmerge.backends.jax.check import check
-from tokenmerge.backends.jax.precision import matmul, safe_log, softmax, working_dtype
+from tokenmerge.backends.jax.precision import matmul, merge_matmul, safe_log, softmax, working_dtype
 
 Array = jax.Array
+Product = Callable[[Array, Array], Array]
 
 
 def attention_weights(
@@ -52,16 +56,18 @@ def attention(
     [[[[1.0]]]]
     """
     check.sample("attention", "value", value, "H N d", **check.attention(query, key, size, mask, scale))
-    return _attention(query, key, value, size, mask, scale)
+    return attend(query, key, value, size, mask, scale, merge_matmul)
 
 
-@jax.jit
-def _weights(query: Array, key: Array, size: Array | None, mask: Array | None, scale: float | None) -> Array:
+@partial(jax.jit, static_argnames="product")
+def _weights(
+    query: Array, key: Array, size: Array | None, mask: Array | None, scale: float | None, product: Product = matmul
+) -> Array:
     work = working_dtype(query, key)
     if query.dtype != key.dtype:
         query, key = query.astype(work), key.astype(work)
     # the products of half-precision numbers are exact and add up in float32
-    logits = matmul(query, jnp.swapaxes(_real_only(key, mask), 2, 3))
+    logits = product(query, jnp.swapaxes(_real_only(key, mask), 2, 3))
     logits *= query.shape[3] ** -0.5 if scale is None else jnp.asarray(scale, work)
     if size is not None:
         logits += safe_log(size.astype(work))[:, None, None, :]
@@ -70,15 +76,22 @@ def _weights(query: Array, key: Array, size: Array | None, mask: Array | None, s
     return softmax(logits)
 
 
-@jax.jit
-def _attention(
-    query: Array, key: Array, value: Array, size: Array | None, mask: Array | None, scale: float | None
+@partial(jax.jit, static_argnames="product")
+def attend(
+    query: Array,
+    key: Array,
+    value: Array,
+    size: Array | None,
+    mask: Array | None,
+    scale: float | None,
+    product: Product,
 ) -> Array:
-    weights = _weights(query, key, size, mask, scale)
+    """`attention` of arguments that were checked, with one of the products of `precision.py`."""
+    weights = _weights(query, key, size, mask, scale, product)
     # in half precision the weights are rounded, too, so that an accelerator multiplies at full speed
     alike = query.dtype == key.dtype == value.dtype
     work = value.dtype if alike else working_dtype(weights, value)
-    return matmul(weights.astype(work), _real_only(value, mask).astype(work)).astype(query.dtype)
+    return product(weights.astype(work), _real_only(value, mask).astype(work)).astype(query.dtype)
 
 
 def _real_only(values: Array, mask: Array | None) -> Array:

@@ -9,9 +9,10 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from tokenmerge.backends.jax.attention import attention, attention_weights
+from tokenmerge.backends.jax.attention import attend, attention_weights
+from tokenmerge.backends.jax.check import check
 from tokenmerge.backends.jax.dropout import Dropout
-from tokenmerge.backends.jax.precision import matmul
+from tokenmerge.backends.jax.precision import layer_matmul
 
 Array = jax.Array
 
@@ -40,6 +41,7 @@ def blockwise_attention(
     >>> blockwise_attention(q, k, k).shape
     (1, 2, 300, 4)
     """
+    check.sample("attention", "value", value, "H N d", **check.attention(query, key, size, mask, None))
     b, h, m, d = query.shape
     blocks = -(-m // ROWS)
     if blocks <= 1:
@@ -61,6 +63,6 @@ def _rows(
     query: Array, key: Array, value: Array, size: Array | None, mask: Array | None, rate: float, rng: Array | None
 ) -> Array:
     if rng is None:
-        return attention(query, key, value, size=size, mask=mask)
+        return attend(query, key, value, size, mask, None, layer_matmul)
     weights = Dropout(rng)(attention_weights(query, key, size=size, mask=mask), rate)
-    return matmul(weights, value.astype(weights.dtype)).astype(query.dtype)
+    return layer_matmul(weights, value.astype(weights.dtype)).astype(query.dtype)

@@ -8,11 +8,14 @@ from __future__ import annotations
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import linen
 
 from tokenmerge.backends.jax import patch_merger
 from tokenmerge.backends.jax.batches import ones
 from tokenmerge.backends.jax.check import check
+from tokenmerge.backends.jax.initializers import initializer
+from tokenmerge.backends.jax.numerics import floating, precision_name, told
 from tokenmerge.backends.jax.vit import ViTOutput, vit
 from tokenmerge.spec.shared import arguments
 from tokenmerge.spec.shared.merged import Merged
@@ -20,27 +23,6 @@ from tokenmerge.spec.shared.vit_config import ViTConfig
 from tokenmerge.spec.shared.vit_parameters import parameter_shapes
 
 Array = jax.Array
-
-# Deviations of what starts normal, as in `spec/shared/vit_parameters.py`; the numbers come from the key of `init`.
-DEVIATIONS = {"cls_token": 1e-6, "reg_token": 1e-6, "dist_token": 1e-6, "queries": 1.0}
-
-
-def initializer(config: ViTConfig, name: str) -> Any:
-    """How the parameter of this name starts: a function of a key and a shape.
-
-    >>> import jax.numpy as jnp
-    >>> config = ViTConfig(layer_scale=0.1)
-    >>> initializer(config, "blocks.0.ls1.gamma")(jax.random.key(0), (2,)).tolist() == [jnp.float32(0.1)] * 2
-    True
-    """
-    last = name.rpartition(".")[2]
-    if last == "gamma" and config.layer_scale is not None:
-        return linen.initializers.constant(config.layer_scale)
-    if last == "scale" or ("norm" in name and last == "weight"):
-        return linen.initializers.ones
-    if last == "bias" or name.endswith("merger.weight"):
-        return linen.initializers.zeros
-    return linen.initializers.normal(DEVIATIONS.get(last, 0.02))
 
 
 class ViT(linen.Module):
@@ -50,6 +32,7 @@ class ViT(linen.Module):
 
     Attributes:
         config: the network.
+        dtype, param_dtype, precision, remat: as in `tokenmerge.backends.jax.ViT`.
 
     >>> import jax.numpy as jnp
     >>> from tokenmerge import ToMeMerging
@@ -62,6 +45,10 @@ class ViT(linen.Module):
     """
 
     config: ViTConfig
+    dtype: Any = None
+    param_dtype: Any = None
+    precision: Any = None
+    remat: bool = False
 
     @linen.compact
     def __call__(self, images: Array, train: bool = False) -> ViTOutput:
@@ -76,10 +63,11 @@ class ViT(linen.Module):
         """
         check.array("vit", "images", images, "B height width channels", **self.config.image_axes)
         config = self.config
-        shapes = parameter_shapes(config)
-        params = {name: self.param(name, initializer(config, name), shape) for name, shape in shapes.items()}
+        shapes, dtype = parameter_shapes(config), floating("vit", "param_dtype", self.param_dtype) or jnp.float32
+        params = {name: self.param(name, initializer(config, name), shape, dtype) for name, shape in shapes.items()}
         drops = config.dropout or config.attn_dropout or config.emb_dropout or config.drop_path
-        return vit(images, params, config, self.make_rng("dropout") if train and drops else None)
+        key = self.make_rng("dropout") if train and drops else None
+        return vit(images, params, config, key, dtype=self.dtype, precision=self.precision, remat=self.remat)
 
 
 class PatchMerger(linen.Module):
@@ -89,6 +77,7 @@ class PatchMerger(linen.Module):
         dim: C; num_tokens_out: M.
         logit_scale, normalize, eps: as in `patch_merger.plan`.
         use_bias: whether the LayerNorm has a bias.
+        dtype, param_dtype, precision: as in `tokenmerge.backends.jax.PatchMerger`.
 
     >>> import jax.numpy as jnp
     >>> merger, x = PatchMerger(dim=4, num_tokens_out=2), jnp.ones((1, 9, 4))
@@ -103,6 +92,9 @@ class PatchMerger(linen.Module):
     normalize: bool = True
     use_bias: bool = True
     eps: float = 1e-5
+    dtype: Any = None
+    param_dtype: Any = None
+    precision: Any = None
 
     @linen.compact
     def __call__(self, x: Array, *, size: Array | None = None, mask: Array | None = None) -> Merged:
@@ -113,11 +105,15 @@ class PatchMerger(linen.Module):
         """
         arguments.check_patch_merger(self.dim, self.num_tokens_out, self.logit_scale, self.eps)
         check.tokens("patch_merger", x, size, C=self.dim)
-        queries = self.param("queries", linen.initializers.normal(1.0), (self.num_tokens_out, self.dim))
-        scale = self.param("scale", linen.initializers.ones, (self.dim,))
-        bias = self.param("bias", linen.initializers.zeros, (self.dim,)) if self.use_bias else None
+        dtype = floating("patch_merger", "param_dtype", self.param_dtype) or jnp.float32
+        queries = self.param("queries", linen.initializers.normal(1.0), (self.num_tokens_out, self.dim), dtype)
+        scale = self.param("scale", linen.initializers.ones, (self.dim,), dtype)
+        bias = self.param("bias", linen.initializers.zeros, (self.dim,), dtype) if self.use_bias else None
+        x = jnp.asarray(x, floating("patch_merger", "dtype", self.dtype))
         options: dict[str, Any] = {"logit_scale": self.logit_scale, "normalize": self.normalize, "eps": self.eps}
         made = patch_merger.plan(x, queries=queries, scale=scale, bias=bias, mask=mask, **options)
         normalized = patch_merger.inputs(x, scale, bias, self.normalize, self.eps, mask)
         size = ones(x, normalized.dtype) if size is None else size
-        return Merged(made.merge(normalized).astype(x.dtype), made.merge_size(size), None, made)
+        with told(precision_name("patch_merger", self.precision)):
+            tokens = made.merge(normalized).astype(x.dtype)
+        return Merged(tokens, made.merge_size(size), None, made)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,7 @@ from flax import nnx
 from tokenmerge.backends.jax.batches import ones, repeat
 from tokenmerge.backends.jax.check import check
 from tokenmerge.backends.jax.merger import Merger
+from tokenmerge.backends.jax.numerics import told
 from tokenmerge.backends.jax.plan import DensePlan
 from tokenmerge.backends.jax.precision import matmul, safe_divide, safe_log, softmax, working_dtype
 from tokenmerge.spec.shared import arguments
@@ -138,6 +140,15 @@ def _in_use(place: Array, count: Array, columns: Array, width: int) -> Array:
 class LTM(Merger):
     """Learnable token merging as an object; options as in `plan`, checked when it is made.
 
+    Args:
+        dim: C.
+        compression_ratio, protected, prior_smoothing: as in `plan`.
+        dtype: of the tokens, None for their own; param_dtype: of the weight, None for float32. Which tokens mix is
+            decided in float32 at least.
+        precision: of the product that mixes the tokens; None for `Precision.HIGHEST`, unless
+            `jax.default_matmul_precision` is set.
+        rngs: taken as by other modules of Flax; the weight starts at zero.
+
     >>> LTM(dim=4, compression_ratio=0.5, protected=1)(jnp.ones((1, 9, 4))).tokens.shape
     (1, 5, 4)
     """
@@ -146,12 +157,24 @@ class LTM(Merger):
     FUNCTION = staticmethod(plan)
     HAND_ON = staticmethod(chain)
     PARAMETERS = ("weight",)
+    OPTIONS = ("dtype", "param_dtype", "precision", "rngs")
 
-    def __init__(self, dim: int, compression_ratio: float, protected: int = 0, prior_smoothing: float = 0.1) -> None:
+    def __init__(
+        self,
+        dim: int,
+        compression_ratio: float,
+        protected: int = 0,
+        prior_smoothing: float = 0.1,
+        *,
+        dtype: Any = None,
+        param_dtype: Any = None,
+        precision: Any = None,
+        rngs: nnx.Rngs | None = None,
+    ) -> None:
         arguments.check_ltm(dim, compression_ratio, protected, prior_smoothing)
         self.dim, self.compression_ratio = dim, compression_ratio
         self.protected, self.prior_smoothing = protected, prior_smoothing
-        self.weight = nnx.Param(jnp.zeros(dim, jnp.float32))
+        self.weight = nnx.Param(jnp.zeros(dim, self._numerics(dtype, param_dtype, precision)))
 
     def plan(self, x: Array, *, prior: Array | None = None, mask: Array | None = None) -> DensePlan:
         """The plan of `x (B,N,C)`, see `plan` of this module."""
@@ -171,7 +194,10 @@ class LTM(Merger):
     ) -> Merged:
         """Merge `x (B,N,C)` to `(B, protected + ceil(rho n), C)`."""
         check.tokens("ltm", x, size, C=self.dim)
+        x = jnp.asarray(x, self.dtype)
         made = self.plan(x, prior=prior, mask=mask)
         size = ones(x, working_dtype(x)) if size is None else size
         x = x if mask is None else jnp.where(mask[:, :, None], x, 0)
-        return Merged(made.merge(x, size), made.merge_size(size), made.mask, made)
+        with told(self.precision):
+            tokens = made.merge(x, size)
+        return Merged(tokens, made.merge_size(size), made.mask, made)

@@ -10,6 +10,7 @@ import numpy as np
 from flax import nnx
 from jax import export
 
+from tokenmerge.backends.jax.numerics import Dtype, floating, precision_name
 from tokenmerge.spec.shared import arguments
 from tokenmerge.spec.shared.merged import Merged
 
@@ -30,6 +31,13 @@ class Merger(nnx.Module):
     VALUES: Callable[..., Any] | None = None
     HAND_ON: Callable[..., Any] | None = None
     PARAMETERS: tuple[str, ...] = ()
+    OPTIONS: tuple[str, ...] = ()  # that other frameworks do not have
+
+    def _numerics(self, dtype: Any, param_dtype: Any, precision: Any) -> Dtype:
+        """Take how the merger computes, and return the dtype of its parameters."""
+        self.dtype = floating(self.NAME, "dtype", dtype)
+        self.precision = precision_name(self.NAME, precision)
+        return floating(self.NAME, "param_dtype", param_dtype) or np.dtype(np.float32)
 
     def params(self) -> dict[str, np.ndarray[Any, Any]]:
         """The learned parameters by name, as NumPy copies; the names are the same in every backend."""

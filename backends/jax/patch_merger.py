@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,7 @@ from flax import nnx
 from tokenmerge.backends.jax.batches import ones
 from tokenmerge.backends.jax.check import check
 from tokenmerge.backends.jax.merger import Merger
+from tokenmerge.backends.jax.numerics import told
 from tokenmerge.backends.jax.plan import DensePlan
 from tokenmerge.backends.jax.precision import matmul, softmax, working_dtype
 from tokenmerge.spec.shared import arguments
@@ -136,6 +138,11 @@ class PatchMerger(Merger):
         logit_scale, normalize, eps: as in `plan`.
         use_bias: whether the LayerNorm has a bias.
         seed: of the standard normal queries, the same in every backend.
+        rngs: where the queries come from in place of `seed` (the stream "params").
+        dtype: of the tokens, None for their own; param_dtype: of the parameters, None for float32. The norm and the
+            weights of the mixture are float32 at least.
+        precision: of the product that mixes the tokens; None for `Precision.HIGHEST`, unless
+            `jax.default_matmul_precision` is set.
 
     >>> merger = PatchMerger(dim=4, num_tokens_out=2)
     >>> merger(jnp.ones((1, 9, 4))).tokens.shape, sorted(merger.params())
@@ -146,6 +153,7 @@ class PatchMerger(Merger):
     FUNCTION = staticmethod(plan)
     VALUES = staticmethod(_values)
     PARAMETERS = ("queries", "scale", "bias")
+    OPTIONS = ("dtype", "param_dtype", "precision", "rngs")
 
     def __init__(
         self,
@@ -156,13 +164,20 @@ class PatchMerger(Merger):
         use_bias: bool = True,
         eps: float = 1e-5,
         seed: int = 0,
+        *,
+        dtype: Any = None,
+        param_dtype: Any = None,
+        precision: Any = None,
+        rngs: nnx.Rngs | None = None,
     ) -> None:
         arguments.check_patch_merger(dim, num_tokens_out, logit_scale, eps, seed, normalize, use_bias)
         self.dim, self.num_tokens_out, self.logit_scale = dim, num_tokens_out, logit_scale
         self.normalize, self.use_bias, self.eps = normalize, use_bias, eps
-        self.queries = nnx.Param(jnp.asarray(initial_queries(num_tokens_out, dim, seed)))
-        self.scale = nnx.Param(jnp.ones(dim, jnp.float32))
-        self.bias = nnx.Param(jnp.zeros(dim, jnp.float32)) if use_bias else None
+        kind, shape = self._numerics(dtype, param_dtype, precision), (num_tokens_out, dim)
+        first = initial_queries(*shape, seed) if rngs is None else jax.random.normal(rngs.params(), shape)
+        self.queries = nnx.Param(jnp.asarray(first, kind))
+        self.scale = nnx.Param(jnp.ones(dim, kind))
+        self.bias = nnx.Param(jnp.zeros(dim, kind)) if use_bias else None
 
     def _run(self, x: Array, mask: Array | None) -> tuple[DensePlan, Array]:
         bias = None if self.bias is None else self.bias[...]
@@ -177,6 +192,9 @@ class PatchMerger(Merger):
     def __call__(self, x: Array, *, size: Array | None = None, mask: Array | None = None) -> Merged:
         """Merge `x (B,N,C)` to `(B,M,C)`."""
         check.tokens("patch_merger", x, size, C=self.dim)
+        x = jnp.asarray(x, self.dtype)
         made, normalized = self._run(x, mask)
         size = ones(x, normalized.dtype) if size is None else size
-        return Merged(made.merge(normalized).astype(jnp.asarray(x).dtype), made.merge_size(size), None, made)
+        with told(self.precision):
+            tokens = made.merge(normalized).astype(x.dtype)
+        return Merged(tokens, made.merge_size(size), None, made)

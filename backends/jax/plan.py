@@ -17,6 +17,7 @@ import numpy as np
 
 from tokenmerge.backends.jax.batches import ones, place_of, scatter_add
 from tokenmerge.backends.jax.check import check
+from tokenmerge.backends.jax.numerics import told
 from tokenmerge.backends.jax.precision import matmul, safe_divide, working_dtype
 from tokenmerge.backends.jax.products import product
 from tokenmerge.backends.jax.pytrees import pytree
@@ -295,7 +296,8 @@ class DensePlan(Plan):
 
     @jax.jit
     def _merge_size(self, size: Array) -> Array:
-        return _apply(jnp.swapaxes(self.share(), 1, 2), size[:, :, None], size.dtype)[:, :, 0]
+        with told("highest"):
+            return _apply(jnp.swapaxes(self.share(), 1, 2), size[:, :, None], size.dtype)[:, :, 0]
 
     def unmerge(self, y: Array) -> Array:
         return self._unmerge(self._check_unmerge(y))

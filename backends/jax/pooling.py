@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from tokenmerge.backends.jax.batches import ones
 from tokenmerge.backends.jax.check import check
-from tokenmerge.backends.jax.precision import matmul, safe_divide, working_dtype
+from tokenmerge.backends.jax.precision import merge_matmul, safe_divide, working_dtype
 
 Array = jax.Array
 
@@ -35,5 +35,5 @@ def _mean_pool(x: Array, size: Array | None, mask: Array | None) -> Array:
     if mask is not None:
         weight = jnp.where(mask, weight, 0)
     used = jnp.where(weight[:, :, None] != 0, x, 0).astype(work)
-    summed = matmul(weight[:, None, :], used)[:, 0]
+    summed = merge_matmul(weight[:, None, :], used)[:, 0]
     return safe_divide(summed, jnp.sum(weight, axis=1, keepdims=True)).astype(x.dtype)

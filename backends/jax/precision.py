@@ -20,9 +20,20 @@ def working_dtype(*arrays: Array) -> np.dtype[Any]:
 
 
 def matmul(a: Array, b: Array) -> Array:
-    """`a @ b`, float32 at least; without `HIGHEST` a GPU or TPU would round float32 operands first."""
+    """`a @ b`, float32 at least, for decisions; without `HIGHEST` a GPU or TPU would round float32 operands first."""
     highest = jax.lax.Precision.HIGHEST
     return jnp.matmul(a, b, precision=highest, preferred_element_type=working_dtype(a, b))
+
+
+def merge_matmul(a: Array, b: Array) -> Array:
+    """`a @ b` for what is decided already: as `matmul`, unless `jax.default_matmul_precision` says otherwise."""
+    asked = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
+    return matmul(a, b) if asked is None else layer_matmul(a, b)
+
+
+def layer_matmul(a: Array, b: Array) -> Array:
+    """`a @ b` for the layers of a network: as JAX is told, added up in float32 at least."""
+    return jnp.matmul(a, b, preferred_element_type=working_dtype(a, b))
 
 
 def safe_divide(numerator: Array, denominator: Array) -> Array:

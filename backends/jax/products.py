@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from tokenmerge.backends.jax.precision import matmul
+from tokenmerge.backends.jax.precision import merge_matmul
 
 Array = jax.Array
 
@@ -17,7 +17,7 @@ def product(weights: Array, values: Array) -> Array:
     [[3.0, 3.0], [nan, -inf]]
     """
     # no look at whether all is finite: over a batch on several devices they would have to tell one another
-    out = matmul(weights, jnp.where(jnp.isfinite(values), values, 0))
+    out = merge_matmul(weights, jnp.where(jnp.isfinite(values), values, 0))
     seen, known = jax.lax.stop_gradient(values), jax.lax.stop_gradient(weights)
     sign = jnp.where(jnp.isnan(known), 1, jnp.sign(known))
     used, infinite = jnp.abs(sign), jnp.where(jnp.isinf(seen), jnp.sign(seen), 0)
@@ -29,4 +29,5 @@ def product(weights: Array, values: Array) -> Array:
 
 def _count(signs: Array, others: Array) -> Array:
     """The product of entries -1, 0 and 1: exact as bfloat16, in which accelerators are fast."""
-    return jnp.matmul(signs.astype(jnp.bfloat16), others.astype(jnp.bfloat16), preferred_element_type=jnp.float32)
+    signs, others, exact = signs.astype(jnp.bfloat16), others.astype(jnp.bfloat16), jax.lax.Precision.DEFAULT
+    return jnp.matmul(signs, others, precision=exact, preferred_element_type=jnp.float32)

@@ -1,8 +1,8 @@
-"""The vision transformer of `tokenmerge.spec.vit`, a pure function and a Flax NNX module over it (docs/vit.md).
+"""The vision transformer of `tokenmerge.spec.vit`, as a pure function (docs/vit.md).
 
-Shapes depend on the configuration alone, so the network is one compilation per shape of the images. Every product is
-float32 at least: all of them come before some decision. Attention goes by blocks of queries; the only row that ATS
-needs is the class token's.
+Shapes depend on the configuration alone, so the network is one compilation per shape of the images. Decisions are made
+in float32 at least; layers have the dtype and the precision that they are told. Attention goes by blocks of queries;
+the only row that ATS needs is the class token's.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from jax import export
 
 from tokenmerge.backends.jax.attention import attention_weights
@@ -23,14 +22,13 @@ from tokenmerge.backends.jax.blockwise import blockwise_attention
 from tokenmerge.backends.jax.check import check
 from tokenmerge.backends.jax.dropout import Dropout
 from tokenmerge.backends.jax.mergers import MERGERS
-from tokenmerge.backends.jax.named import Named
+from tokenmerge.backends.jax.numerics import floating, precision_name, told
 from tokenmerge.backends.jax.patch_merger import layer_norm
 from tokenmerge.backends.jax.plan import PartitionPlan, Plan, SelectionPlan, compose_layers
 from tokenmerge.backends.jax.pooling import mean_pool
-from tokenmerge.backends.jax.precision import matmul, working_dtype
-from tokenmerge.spec.shared.arguments import parameter
+from tokenmerge.backends.jax.precision import layer_matmul, working_dtype
 from tokenmerge.spec.shared.vit_config import ViTConfig
-from tokenmerge.spec.shared.vit_parameters import check_parameters, initial_parameters, parameter_shapes
+from tokenmerge.spec.shared.vit_parameters import is_merger_parameter
 from tokenmerge.spec.shared.vit_steps import Step, steps
 
 Array = jax.Array
@@ -77,73 +75,24 @@ class Stream(NamedTuple):
     prior: Array | None = None
 
 
-class ViT(Named):
-    """A vision transformer with mergers in its blocks; the semantics are those of `tokenmerge.spec.vit`.
-
-    Args:
-        config: the network.
-        seed: of the first parameters, which are the same in every backend.
-        rngs: where dropout takes its keys from (the stream "dropout"); None for a stream made from `seed`.
-
-    As in timm, dropout and stochastic depth act until `eval()` is called, and again after `train()`. Every parameter
-    is an `nnx.Param` at the place that its name in timm says: `model.blocks[0].attn.qkv.weight`.
-
-    Raises:
-        ValueError: a configuration that contradicts itself.
-
-    >>> from tokenmerge import ToMeMerging
-    >>> small = dict(image_size=32, patch_size=4, dim=16, depth=2, heads=2, num_classes=5)
-    >>> out = ViT(ViTConfig(**small, merging=ToMeMerging(r=8)))(jnp.zeros((1, 32, 32, 3)))
-    >>> out.logits.shape, out.tokens.shape, out.plan.unmerge(out.tokens).shape
-    ((1, 5), (1, 49, 16), (1, 65, 16))
-    """
-
-    def __init__(self, config: ViTConfig, seed: int = 0, *, rngs: nnx.Rngs | None = None) -> None:
-        steps(config)  # a contradiction shows here, and not in the first call
-        super().__init__({name: jnp.asarray(value) for name, value in initial_parameters(config, seed).items()})
-        self.config = config
-        self.deterministic = False  # what `train()` and `eval()` set
-        drops = config.dropout or config.attn_dropout or config.emb_dropout or config.drop_path
-        self.rngs = (rngs or nnx.Rngs(dropout=seed))["dropout"].fork() if drops else None
-
-    def params(self) -> dict[str, np.ndarray[Any, Any]]:
-        """The parameters by timm's names, as NumPy copies."""
-        own = self.named()  # in any order: a transformation of Flax may put the attributes into another
-        return {name: np.array(own[name][...]) for name in parameter_shapes(self.config)}
-
-    def load_params(self, params: Mapping[str, Any]) -> None:
-        """Take a timm state dict of NumPy arrays or of anything that `numpy.asarray` reads, in its own precision,
-        bfloat16 of PyTorch too.
-
-        float64 needs JAX's x64 mode. A learned merger's parameters may all be missing and keep their values then.
-
-        Raises:
-            TypeError, ValueError: names that are missing, unexpected or of the wrong shape; nothing is changed then.
-        """
-        check_parameters(self.config, params)
-        own = self.named()
-        taken = {name: parameter("vit", name, value) for name, value in params.items()}
-        for name, value in taken.items():  # all of them, or none
-            half = str(getattr(params[name], "dtype", "")).endswith("bfloat16")  # which NumPy does not have
-            own[name].set_value(jnp.array(value, jnp.bfloat16 if half else None))
-
-    def __call__(self, images: Array) -> ViTOutput:
-        """Images `(B, height, width, channels)`, taken in the precision of the parameters, see `vit`."""
-        check.array("vit", "images", images, "B height width channels", **self.config.image_axes)
-        params = {name: value[...] for name, value in self.named().items()}
-        key = None if self.deterministic or self.rngs is None else self.rngs()
-        return _compiled(images, params, self.config, key)
-
-
-def vit(images: Array, params: Params, config: ViTConfig, key: Array | None = None) -> ViTOutput:
+def vit(
+    images: Array,
+    params: Params,
+    config: ViTConfig,
+    key: Array | None = None,
+    *,
+    dtype: Any = None,
+    precision: Any = None,
+    remat: bool = False,
+) -> ViTOutput:
     """Run the network.
 
     Args:
-        images: `(B, height, width, channels)` floating point, of the configured size, taken in the precision of the
-            parameters.
+        images: `(B, height, width, channels)` floating point, of the configured size, taken in `dtype`.
         params: every parameter, as `tokenmerge.spec.shared.vit_parameters.parameter_shapes` names them.
         config: the network, static under `jax.jit`.
         key: a PRNG key, in training: then dropout and stochastic depth act. None for inference.
+        dtype, precision, remat: as in `ViT`.
 
     Returns:
         `ViTOutput`.
@@ -151,26 +100,38 @@ def vit(images: Array, params: Params, config: ViTConfig, key: Array | None = No
     Raises:
         TypeError, ValueError: images of another type or shape, or a configuration that contradicts itself.
 
+    >>> from tokenmerge.backends.jax.initializers import drawn_parameters
     >>> config = ViTConfig(image_size=8, patch_size=4, dim=8, depth=1, heads=2, num_classes=3)
-    >>> params = jax.tree.map(jnp.asarray, initial_parameters(config))
+    >>> params = drawn_parameters(config, lambda: jax.random.key(0))
     >>> vit(jnp.ones((2, 8, 8, 3)), params, config).logits.shape
     (2, 3)
     """
     check.array("vit", "images", images, "B height width channels", **config.image_axes)
-    drop = Dropout(key)
-    stream = Stream(embed(jnp.asarray(images).astype(params["pos_embed"].dtype), params, config, drop))
+    params = in_dtype(params, floating("vit", "dtype", dtype))
+    with told(precision_name("vit", precision)):
+        return _run(jnp.asarray(images).astype(params["pos_embed"].dtype), params, config, key, remat)
+
+
+def _run(images: Array, params: Params, config: ViTConfig, key: Array | None, remat: bool) -> ViTOutput:
+    stream = Stream(embed(images, params, config, Dropout(None if key is None else jax.random.fold_in(key, 0))))
     plans: list[Plan | None] = []
     sizes: list[Array | None] = []
     for index, step in enumerate(steps(config)):  # not a scan: shapes change from block to block
         sizes.append(stream.size)
-        path = config.drop_path_rate(index)
-        stream, plan = block(stream, part(params, f"blocks.{index}."), config, step, drop, path)
+        run = partial(block, config=config, step=step, path=config.drop_path_rate(index))
+        own = None if key is None else jax.random.fold_in(key, index + 1)
+        stream, plan = (jax.checkpoint(run) if remat else run)(stream, part(params, f"blocks.{index}."), own)
         plans.append(plan)
     logits, tokens = head(stream, params, config, steps(config)[-1])
     return ViTOutput(logits, tokens, stream.size, stream.mask, tuple(plans), tuple(sizes))
 
 
-_compiled = jax.jit(vit, static_argnames="config")
+def in_dtype(params: Params, dtype: np.dtype[Any] | None) -> Params:
+    """The parameters of layers in a dtype; those of norms and mergers, which work in float32, stay as they are."""
+    if dtype is None:
+        return params
+    kept = {name for name in params if "norm" in name or is_merger_parameter(name)}
+    return {name: value if name in kept else value.astype(dtype) for name, value in params.items()}
 
 
 def embed(images: Array, params: Params, config: ViTConfig, drop: Dropout) -> Array:
@@ -193,10 +154,11 @@ def embed(images: Array, params: Params, config: ViTConfig, drop: Dropout) -> Ar
 
 
 def block(
-    stream: Stream, params: Params, config: ViTConfig, step: Step, drop: Dropout, path: float
+    stream: Stream, params: Params, rng: Array | None, *, config: ViTConfig, step: Step, path: float
 ) -> tuple[Stream, Plan | None]:
-    """One block and its merger; `path` is its rate of stochastic depth."""
+    """One block and its merger; `rng` is its key in training, `path` its rate of stochastic depth."""
     x, size, mask, _ = stream
+    drop = Dropout(rng)
     plan: Plan | None = None
     query, key, value = heads(norm(x, params, "norm1", config), params, config)
     counted = size if step.proportional else None
@@ -331,7 +293,7 @@ def part(params: Params, prefix: str) -> dict[str, Array]:
 
 def linear(x: Array, weight: Array, bias: Array | None) -> Array:
     """`x W^T + b`, in the dtype of `x`."""
-    product = matmul(x, weight.T)
+    product = layer_matmul(x, weight.T)
     return (product if bias is None else product + bias).astype(x.dtype)
 
 

@@ -13,7 +13,8 @@ import torch
 from typer.testing import CliRunner
 
 from tokenmerge import get_merger
-from tokenmerge.bench import operators, textbook
+from tokenmerge.bench import operators, small, textbook
+from tokenmerge.bench.machine import Limits
 from tokenmerge.bench.memory import peak
 from tokenmerge.bench.row import Work
 from tokenmerge.bench.subject import Subject
@@ -119,6 +120,27 @@ def test_the_command(tmp_path: Path) -> None:
     assert [row["shape"]["B"] for row in written["rows"] if row["against"] == "textbook"] == [1, 2]
     assert "versions" in written["machine"]
     assert picture.stat().st_size > 0
+
+
+def test_a_small_patched_model_and_the_textbook_s_way_give_the_same() -> None:
+    pytest.importorskip("timm")
+    options = {"img_size": 48, "depth": 3, "embed_dim": 32, "num_heads": 2, "patch_size": 8}
+    against_plain, against_textbook = small.patched(Subject("torch"), "vit_tiny_patch16_224", B=2, r=5, **options)
+    ours, plain, by_hand = against_plain.ours(), against_plain.other(), against_textbook.other()
+    assert same(ours, by_hand, 64) and not same(ours, plain, 64)
+
+
+def test_small_is_a_row_for_every_shape(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(small, "OPERATORS", tuple((name, TINY[name]) for name, _ in small.OPERATORS[1:5]))
+    monkeypatch.setattr(small, "NETWORKS", ())
+    monkeypatch.setattr("tokenmerge.bench.command.limits", lambda subject: Limits(1e9, 1e9))
+    file = tmp_path / "rows.json"
+    options = ["bench", "small", "--backend", "torch", "--backend", "numpy", "--seconds", "0.01", "--json", str(file)]
+    result = CliRunner().invoke(app, options)
+    assert result.exit_code == 0, result.output
+    rows = {(row["operation"], row["backend"], row["against"]) for row in json.loads(file.read_text())["rows"]}
+    wanted = {(name, *pair) for name in ("tome", "ltm") for pair in (("torch", "textbook"), ("numpy", "torch"))}
+    assert wanted <= rows
 
 
 def test_an_unknown_operation_is_one_sentence() -> None:

@@ -284,7 +284,7 @@ def bench(
         list[str] | None,
         typer.Argument(
             help="tome, plan, merge, unmerge, attention, ats, patch_merger, ltm, "
-            "vit-tome, vit-ats, vit-patch_merger, growth; else tome."
+            "vit-tome, vit-ats, vit-patch_merger, growth, small; else tome."
         ),
     ] = None,
     backend: Backends = None,

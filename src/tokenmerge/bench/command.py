@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from tokenmerge.backends import available_backends
-from tokenmerge.bench import networks, operators
+from tokenmerge.bench import networks, operators, small
 from tokenmerge.bench.growth import STEPS, growth
 from tokenmerge.bench.machine import Limits, facts, limits, sentences
 from tokenmerge.bench.request import NETWORKS, Request
@@ -56,7 +56,7 @@ def bench(asked: Request) -> list[Row]:
             if name == "growth":
                 growing += growth(subject, machine[subject.name], asked.seconds)
             else:
-                cases = _cases(name, subject, size, asked.network, asked.compiled)
+                cases = small.cases(subject) if name == "small" else _cases(name, subject, size, asked)
                 rows += [measure(each, machine[subject.name], asked.seconds) for each in cases]
             progress.advance(task)
     rows += [row for _, row in growing]
@@ -107,16 +107,16 @@ def means(rows: Sequence[Row]) -> Iterator[str]:
 
 def _jobs(name: str, subject: Subject, given: Sequence[dict[str, int]]) -> Iterator[Job]:
     own = operators.OPERATIONS[name].shapes if name in operators.OPERATIONS else (None,)
-    for shape in given or own:
+    for shape in own if name == "small" else given or own:
         yield name, subject, shape
 
 
-def _cases(name: str, subject: Subject, shape: dict[str, int] | None, network: str, compiled: bool) -> Iterator[Case]:
+def _cases(name: str, subject: Subject, shape: dict[str, int] | None, asked: Request) -> Iterator[Case]:
     if name in NETWORKS:
         batch = 8 if shape is None else shape.get("B", 8)
-        return networks.cases(name.removeprefix("vit-"), subject, network, batch, compiled)
+        return networks.cases(name.removeprefix("vit-"), subject, asked.network, batch, asked.compiled)
     assert shape is not None
-    return operators.cases(name, subject, shape, compiled)
+    return operators.cases(name, subject, shape, asked.compiled)
 
 
 def _plot(rows: Sequence[Row], growing: Sequence[tuple[str, Row]], path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from tokenmerge.bench import networks, operators
 
 NETWORKS = tuple(f"vit-{merger}" for merger in networks.MERGERS)
-OPERATIONS = (*operators.OPERATIONS, *NETWORKS, "growth")
+OPERATIONS = (*operators.OPERATIONS, *NETWORKS, "growth", "small")
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,8 @@ class Request:
     Args:
         names: of `OPERATIONS`; backends: those installed if none are given.
         device, dtype: of the arrays.
-        shapes: such as "B=8,N=197,D=64,C=768,r=16", for every name; if none are given, those of docs/performance.md.
+        shapes: such as "B=8,N=197,D=64,C=768,r=16", for every name; if none are given, those of docs/performance.md;
+            "small" has its own.
         network: of the whole networks.
         seconds: for each comparison.
         threads: of PyTorch; NumPy and JAX read the environment when they start.

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from tokenmerge.conformance.backward import by_indices
 from tokenmerge.conformance.bad import (
     ATTENTION,
     ATTN,
@@ -293,4 +294,5 @@ PROOF = Proof(
     largest={"max_tokens": 64},
     differences=lambda case, outcome, want: ("ATS-5",),
     class_token=True,
+    formula=by_indices,
 )

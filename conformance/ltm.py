@@ -6,11 +6,13 @@ from typing import Any
 
 import numpy as np
 
+from tokenmerge.conformance.backward import Leaves, Rows, mixed
 from tokenmerge.conformance.bad import FLOAT_MASK, INTEGERS, METRIC, SHORT_MASK, SIZE, X
 from tokenmerge.conformance.case import Case, Outcome
 from tokenmerge.conformance.plan import check_laws
 from tokenmerge.conformance.proof import Bad, Proof
 from tokenmerge.conformance.rounding import Rounded, softmax
+from tokenmerge.conformance.traced import Traced
 from tokenmerge.conformance.verdict import Finding, exactly, within
 from tokenmerge.spec.ltm import DESCRIPTION
 from tokenmerge.spec.shared.schedule import ltm_tokens_out
@@ -77,6 +79,25 @@ def certify(case: Case, outcome: Outcome) -> list[Finding]:
         got = None if outcome.plan["mask"] is None else outcome.plan["mask"][i]
         findings.append(exactly(f"plan.mask[{i}]", got, None if mask is None else filled, "LTM-6"))
     return [*findings, *check_laws(outcome, inputs)]
+
+
+def by_mask(case: Case, outcome: Outcome, i: int, given: Leaves) -> tuple[Rows, Rows]:
+    """The formula, to be differentiated."""
+    config = {"protected": 0, "prior_smoothing": 0.1} | case.config
+    n, protected, x, size = outcome.inputs["x"].shape[1], config["protected"], given["x"], given["size"]
+    real = np.flatnonzero(outcome.inputs["mask"][i]) if "mask" in outcome.inputs else np.arange(n)
+    first, rest = real[:protected], real[protected:]
+    columns = ltm_tokens_out(len(rest), config["compression_ratio"])
+    prior: Any = pooling_prior(len(rest), columns, config["prior_smoothing"], outcome.dtype)
+    if "prior" in given:
+        prior = given["prior"][np.ix_(rest - protected, np.arange(columns))]
+    # every use of the tokens by itself: a backend may round the gradient of each
+    step = (x[rest] * given["weight"]) @ (Traced.of(prior).T @ x[rest]).T
+    logits = step / Rounded.exact(x.value.shape[1], outcome.dtype).sqrt() + prior.log()
+    weights: Any = softmax(logits.T)
+    merged, counted = mixed(weights, x[rest], size[rest], protected + np.arange(columns))
+    kept = np.arange(len(first))
+    return [(kept, x[first]), *merged], [(kept, size[first]), *counted]
 
 
 # The record
@@ -147,5 +168,6 @@ PROOF = Proof(
     most_inputs={"prior": "one per sample"},
     odd={"compression_ratio": (0.5, 0.3, 0.9), "protected": (0, 1, 5)},
     first=("LTM-7",),
+    formula=by_mask,
     largest={"compression_ratio": 0.25},
 )

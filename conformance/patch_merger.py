@@ -6,18 +6,20 @@ from typing import Any
 
 import numpy as np
 
+from tokenmerge.conformance.backward import Leaves, Rows, mixed
 from tokenmerge.conformance.bad import FLOAT_MASK, INTEGERS, METRIC, SHORT_MASK, SIZE, X
 from tokenmerge.conformance.case import Case, Outcome
 from tokenmerge.conformance.plan import check_laws
 from tokenmerge.conformance.proof import Bad, Proof
 from tokenmerge.conformance.rounding import Rounded, softmax
+from tokenmerge.conformance.traced import Number
 from tokenmerge.conformance.verdict import Finding, exactly, within
 from tokenmerge.spec.patch_merger import DESCRIPTION
 
 Array = np.ndarray[Any, Any]
 
 
-def layer_norm(x: Rounded, scale: Rounded, bias: Rounded | None, eps: float) -> Rounded:
+def layer_norm(x: Number, scale: Number, bias: Number | None, eps: float) -> Number:
     """LayerNorm over the channels, with its error."""
     deviation = x - x.mean(axis=1, keepdims=True)
     variance = (deviation * deviation).mean(axis=1, keepdims=True)
@@ -50,6 +52,18 @@ def certify(case: Case, outcome: Outcome) -> list[Finding]:
         *(within(f"weights[{i}]", outcome.plan["weights"][i], want, *rules) for i, want in enumerate(weights)),
         *laws,
     ]
+
+
+def by_queries(case: Case, outcome: Outcome, i: int, given: Leaves) -> tuple[Rows, Rows]:
+    """The formula, to be differentiated."""
+    config = {"logit_scale": None, "normalize": True, "eps": 1e-5} | case.config
+    mask = outcome.inputs["mask"][i] if "mask" in outcome.inputs else np.ones(outcome.inputs["x"].shape[1], bool)
+    tokens: Any = given["x"].where(mask[:, None], 0.0)
+    if config["normalize"]:
+        tokens = layer_norm(tokens, given["scale"], given.get("bias"), config["eps"])
+    factor = config["dim"] ** -0.5 if config["logit_scale"] is None else config["logit_scale"]
+    weights: Any = softmax(((given["queries"] @ tokens.T) * factor).where(mask, -np.inf))
+    return mixed(weights, tokens, given["size"], np.arange(config["num_tokens_out"]))
 
 
 # The record
@@ -111,4 +125,5 @@ PROOF = Proof(
     padding="PM-4",
     odd={"num_tokens_out": (1, 5, 17, 65), "channels": (3, 17, 65, 129)},  # a single channel has no LayerNorm
     first=("PM-5",),
+    formula=by_queries,
 )

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from tokenmerge.conformance.backward import Formula
 from tokenmerge.conformance.case import Case, Outcome
 from tokenmerge.conformance.verdict import Finding
 from tokenmerge.spec.shared.description import Description
@@ -38,6 +39,8 @@ class Proof:
         about: the rules that a case is about, whatever the check, where a backend crashes on it; none for the check's.
         class_token: whether the first token must be real.
         differentiable: inputs that get a gradient, whatever is decided.
+        formula: tokens and sizes with the decisions held fixed, see `conformance/backward.py`; None where nobody has
+            written it, and gradients are compared with differences alone.
     """
 
     description: Description
@@ -56,6 +59,7 @@ class Proof:
     about: Callable[[Case], tuple[str, ...]] = lambda case: ()
     class_token: bool = False
     differentiable: tuple[str, ...] = ("x",)
+    formula: Formula | None = None
 
     @property
     def name(self) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from tokenmerge.conformance.backward import by_groups
 from tokenmerge.conformance.bad import FLOAT_MASK, INTEGERS, METRIC, PERMUTATION, SHORT_MASK, SIZE, X
 from tokenmerge.conformance.case import Case, Outcome
 from tokenmerge.conformance.plan import check_laws
@@ -333,4 +334,5 @@ PROOF = Proof(
     differences=differences,
     about=lambda case: SPECIAL[case.config.get("matching", "bipartite")],
     differentiable=("x", "size"),
+    formula=by_groups,
 )

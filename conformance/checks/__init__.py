@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from tokenmerge.conformance.checks import (
     attention,
+    backward,
+    backward_attention,
     composition,
     decisions,
     doors,
@@ -26,6 +28,8 @@ __all__ = [
     "CHECKS",
     "Check",
     "attention",
+    "backward",
+    "backward_attention",
     "composition",
     "decisions",
     "doors",

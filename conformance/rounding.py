@@ -186,6 +186,16 @@ def softmax(logits: Rounded) -> Rounded:
     return exponential / exponential.sum(axis=-1, keepdims=True)
 
 
+def chain_budget(terms: int, largest: float, dtype: str) -> float:
+    """How far a chain of so many roundings moves values whose magnitude it keeps: `gamma(terms) * largest`.
+
+    >>> chain_budget(1024, 2.0, "float64") == 2**-42 / (1 - 2**-43)
+    True
+    """
+    error = terms * UNIT[dtype]
+    return error / (1 - error) * largest
+
+
 def budget_used(got: Array, expected: Rounded) -> Array:
     """How much of the bound a result used: 0 is exact, above 1 is wrong; NaN in a wrong place is infinite."""
     got = np.asarray(got, np.float64)

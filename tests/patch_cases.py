@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+import math
 from typing import Any
 
 import pytest
 
 from tokenmerge import ATSMerging, LTMMerging, PatchMergerMerging, ToMeMerging
+from tokenmerge.conformance.rounding import chain_budget
 
 torch = pytest.importorskip("torch")
 
@@ -26,7 +29,6 @@ MERGINGS: dict[str, tuple[str, dict[str, Any], Any]] = {
     "ltm": ("ltm", {"compression_ratio": 0.6, "around": None}, LTMMerging(0.6)),
     "patch_merger": ("patch_merger", {"num_tokens_out": 4}, PatchMergerMerging(num_tokens_out=4)),
 }
-EPS = float(torch.finfo(torch.float64).eps)
 
 
 def shaken(model: Any) -> Any:
@@ -49,5 +51,28 @@ def images(batch: int = 2, side: int = 32) -> Any:
     return torch.randn(batch, 3, side, side, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 
 
-def near(got: Any, expected: Any) -> bool:
-    return bool(got.shape == expected.shape and (got - expected).abs().max() <= 2**10 * EPS * expected.abs().max())
+def terms(model: Any, tokens: int = 17) -> int:
+    """The roundings on the way through a model: a sum has as many as it has terms, a norm is two sums, attention two.
+
+    Branches are counted one after the other, as the residual stream passes them.
+    """
+    total = 0
+    for module in model.modules():
+        if isinstance(module, torch.nn.LayerNorm):
+            total += 2 * math.prod(module.normalized_shape)
+        elif isinstance(module, torch.nn.Linear | torch.nn.Conv2d):
+            total += module.weight[0].numel()
+        elif "attention" in type(module).__name__.lower():
+            total += 2 * tokens
+    return total
+
+
+@functools.cache
+def _terms_of_vit() -> int:
+    return terms(vit())
+
+
+def near(got: Any, expected: Any, model: Any = None, dtype: str = "float64") -> bool:
+    """Whether two results differ by no more than the roundings of a model explain, `vit()` if none is given."""
+    budget = chain_budget(terms(model) if model is not None else _terms_of_vit(), float(expected.abs().max()), dtype)
+    return bool(got.shape == expected.shape and (got - expected).abs().max() <= budget)

@@ -32,6 +32,21 @@ def tolerances(source: str) -> Iterator[int]:
                 yield node.lineno
 
 
+def powers(source: str) -> Iterator[int]:
+    """Lines that multiply the unit of a dtype by a number that somebody chose."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult) and _is_number(node.left):
+            last = node.right.attr if isinstance(node.right, ast.Attribute) else getattr(node.right, "id", "")
+            if last.lower() == "eps":
+                yield node.lineno
+
+
+def _is_number(node: ast.expr) -> bool:
+    if isinstance(node, ast.BinOp):
+        return _is_number(node.left) and _is_number(node.right)
+    return isinstance(node, ast.Constant)
+
+
 def files(part: str) -> list[Path]:
     """What may hold no tolerance; files below a link are those of another part."""
     found = sorted((ROOT / part).rglob("*.py"))
@@ -41,7 +56,8 @@ def files(part: str) -> list[Path]:
 @pytest.mark.parametrize("part", PARTS)
 def test_no_tolerance_is_written_down(part: str) -> None:
     assert files(part)
-    lines = [f"{path.relative_to(ROOT)}:{line}" for path in files(part) for line in tolerances(path.read_text())]
+    sources = {str(path.relative_to(ROOT)): path.read_text() for path in files(part)}
+    lines = [f"{name}:{line}" for name, text in sources.items() for line in (*tolerances(text), *powers(text))]
     assert lines == []
 
 
@@ -50,3 +66,8 @@ def test_no_tolerance_is_written_down(part: str) -> None:
 )
 def test_the_lint_can_fail(source: str) -> None:
     assert list(tolerances(source)) == [1]
+
+
+@pytest.mark.parametrize("source", ["a <= 2**10 * eps * b", "x = 64 * torch.finfo(d).eps", "y = 3 * EPS"])
+def test_the_lint_finds_a_chosen_number_of_units(source: str) -> None:
+    assert list(powers(source)) == [1]

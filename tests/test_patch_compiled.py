@@ -12,6 +12,7 @@ import pytest
 torch = pytest.importorskip("torch")
 timm = pytest.importorskip("timm")
 
+from patch_cases import near  # noqa: E402
 from torch._dynamo.testing import CompileCounter  # noqa: E402
 
 from tokenmerge.backends.torch import patch  # noqa: E402
@@ -53,11 +54,6 @@ DOORS: dict[str, Callable[[Any, Any], Any]] = {
     "blocks": by_block,
     "a function": function,
 }
-
-
-def near(got: Any, expected: Any) -> bool:
-    eps = float(torch.finfo(torch.float64).eps)
-    return bool((got - expected).abs().max() <= 2**10 * eps * expected.abs().max())
 
 
 @pytest.mark.parametrize("door", DOORS)

@@ -19,7 +19,7 @@ SEES = {
     "front": ("conformance", "backends", "spec"),  # src/tokenmerge: the command line, the demo, the doors
 }
 # What stands on nothing of ours, and may be used from everywhere but the spec.
-GROUND = {"tokenmerge.files"}
+GROUND = {"tokenmerge.clusters", "tokenmerge.files"}
 
 
 def modules() -> dict[str, str]:

@@ -12,6 +12,7 @@ import numpy as np
 
 from tokenmerge.backends.jax import ats, attention, information_bottleneck, ltm, patch_merger, plan, pooling, tome, vit
 from tokenmerge.backends.jax.ats import ATS
+from tokenmerge.backends.jax.bottleneck_tracker import BottleneckTracker
 from tokenmerge.backends.jax.ltm import LTM
 from tokenmerge.backends.jax.mergers import MERGERS
 from tokenmerge.backends.jax.patch_merger import PatchMerger
@@ -97,6 +98,7 @@ __all__ = [
     "MERGERS",
     "NAME",
     "VERSION",
+    "BottleneckTracker",
     "DensePlan",
     "PartitionPlan",
     "PatchMerger",

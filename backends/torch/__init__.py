@@ -21,6 +21,7 @@ from tokenmerge.backends.torch import (
     tome,
 )
 from tokenmerge.backends.torch.ats import ATS
+from tokenmerge.backends.torch.bottleneck_tracker import BottleneckTracker
 from tokenmerge.backends.torch.ltm import LTM
 from tokenmerge.backends.torch.merger import as_numpy
 from tokenmerge.backends.torch.mergers import MERGERS
@@ -111,6 +112,7 @@ __all__ = [
     "MERGERS",
     "NAME",
     "VERSION",
+    "BottleneckTracker",
     "DensePlan",
     "PartitionPlan",
     "PatchMerger",

@@ -36,6 +36,7 @@ def on_config(config: Any) -> Any:
 
     config.nav = filled(config.nav)
     pages = {path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md")}
+    pages = {page for page in pages if not page.startswith("examples/")}
     new = sorted(page for page in pages if f"'{page}'" not in repr(config.nav))
     if new:
         config.nav.append({"More": new})

@@ -26,6 +26,8 @@ Rules:
     PLAN-9: A result has the mask of its plan: one where a mask was given, else none; ATS always has one, PatchMerger
         never.
     PLAN-10: Plans are frozen: none of their fields can be set.
+    PLAN-11: A weight of zero keeps NaN and infinity out of what is merged, unmerged and counted; a member of size 0
+        beside others does, too.
 """
 
 from __future__ import annotations

@@ -20,6 +20,7 @@ from tokenmerge.conformance.checks import (
     refusals,
     state,
     storage,
+    unweighted,
     vectors,
 )
 from tokenmerge.conformance.checks.check import CHECKS, Check
@@ -44,5 +45,6 @@ __all__ = [
     "refusals",
     "state",
     "storage",
+    "unweighted",
     "vectors",
 ]

@@ -197,6 +197,40 @@ MUTANTS = (
         ("@dataclass(frozen=True, eq=False)\nclass PartitionPlan", "@dataclass(eq=False)\nclass PartitionPlan"),
     ),
     _mutant(
+        "zero-times-nan",
+        "PLAN-11",
+        "A dense plan merges by a matrix product, in which 0 times NaN is NaN.",
+        "ltm",
+        (
+            "product(self.weights, x.astype(working_dtype(x), copy=False))",
+            "(self.weights @ x.astype(working_dtype(x)))",
+        ),
+    ),
+    _mutant(
+        "zero-times-nan-back",
+        "PLAN-11",
+        "A dense plan unmerges by a matrix product, in which 0 times NaN is NaN.",
+        "ltm",
+        (
+            "product(self.share(), y.astype(working_dtype(y), copy=False))",
+            "(self.share() @ y.astype(working_dtype(y)))",
+        ),
+    ),
+    _mutant(
+        "zero-times-nan-counted",
+        "PLAN-11",
+        "A dense plan counts by a matrix product: a size of infinity without weight makes all sizes NaN.",
+        "ltm",
+        (_DENSE_SIZE, _DENSE_SIZE.replace("product(", "np.matmul(")),
+    ),
+    _mutant(
+        "size-zero-times-nan",
+        "PLAN-11",
+        "A member of size 0 that holds NaN makes its group NaN.",
+        "tome",
+        ("if np.isfinite(merged).all():", "if True:"),
+    ),
+    _mutant(
         "similarity-in-half",
         "PLAN-8",
         "Half-precision vectors are compared in half precision.",

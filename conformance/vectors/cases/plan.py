@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from tokenmerge.conformance.vectors.vector import Array, Vector, booleans, floats, integers, mixed, numbered
 
 PAIRS = [[0, 1, 0, 2, 1], [2, 2, 0, 1, 0]]  # two partitions of five tokens
@@ -102,6 +104,27 @@ VECTORS = [
             "indices": integers([[0, 3, 0], [0, 1, 2]]),
             "mask": booleans("110", "111"),
         },
+    ),
+    Vector(
+        "plan-11-dense",
+        ("PLAN-11",),
+        "Token 2 of sample 0 and token 0 of sample 1 hold NaN and infinity and are in no slot: nothing sees them.",
+        "dense",
+        {},
+        {
+            "x": floats([[[1, 2], [3, 4], [np.nan, np.inf], [5, 6]], [[-np.inf, np.nan], [1, 0], [2, 4], [8, 2]]]),
+            "weights": floats([DENSE[0], [[0, 0.5, 0.5, 0], [0, 0, 0.25, 0.75]]]),
+            "size": floats([[1, 2, np.inf, 4], [np.nan, 1, 2, 2]]),
+        },
+    ),
+    partition(
+        "plan-11-partition",
+        "PLAN-11 PLAN-6",
+        "A member of size 0 beside others holds NaN, and a dropped token infinity.",
+        [[0, 1, 0, 1, -1]],
+        2,
+        size=floats([[0, 1, 2, 3, 1]]),
+        x=floats([[[np.nan, np.inf], [1, 2], [3, 4], [5, 6], [-np.inf, np.nan]]]),
     ),
     compose(
         "plan-5-partition-partition",

@@ -13,7 +13,18 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from tokenmerge import get_merger  # noqa: E402
-from tokenmerge.backends.torch import attention, ltm, matching, patch_merger, plan, precision, ties, tome, vit  # noqa: E402
+from tokenmerge.backends.torch import (  # noqa: E402
+    attention,
+    constants,
+    ltm,
+    matching,
+    patch_merger,
+    plan,
+    precision,
+    ties,
+    tome,
+    vit,
+)
 from tokenmerge.backends.torch import few as few_samples  # noqa: E402
 
 MODULES = (ltm, matching, plan, ties, tome)
@@ -123,6 +134,68 @@ def test_pooled_tokens_are_the_same_with_and_without(wide: int, monkeypatch: pyt
     quick, slow = both(monkeypatch, lambda: ltm.pooled_tokens(z, 12, 0.1))
     assert torch.equal(quick, slow)
     assert ltm.pooled_tokens(z[:, :, :0], 12, 0.1).shape == (2, 12, 0)
+
+
+@pytest.mark.parametrize("protected", [0, 1, 2, 5])
+@pytest.mark.parametrize("shape", [(1, 9, 2), (1, 50, 8), (1, 197, 16), (2, 50, 21), (1, 10, 2)])
+def test_small_inputs_give_the_bits_of_the_spec_s_plan_with_ties(
+    shape: tuple[int, int, int], protected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    b, n, r = shape
+    metric, x = random(b, n, 4, seed=19).sign(), random(b, n, 6, seed=20)  # norms of two: every product is exact
+    size = torch.randint(1, 4, (b, n), generator=torch.Generator().manual_seed(21)).float() / 3
+    want = get_merger("tome", backend="spec", r=r, protected=protected).plan(metric.numpy()).assignment
+    for merger in (get_merger("tome", backend="torch", r=r, protected=protected) for _ in range(2)):  # made, kept
+        quick, slow = both(monkeypatch, lambda own=merger: own(x, metric=metric, size=size))
+        assert quick.plan.assignment.tolist() == want.tolist()
+        assert same(quick.tokens, slow.tokens) and same(quick.size, slow.size)
+
+
+def test_constants_are_made_once_and_only_where_nothing_is_recorded() -> None:
+    cpu = torch.device("cpu")
+    with torch.inference_mode():
+        kept = constants.count(7, cpu)
+    assert constants.count(7, cpu) is kept and not kept.is_inference()
+    assert constants.grouped(50, 1, 8, cpu)[1] is constants.grouped(50, 1, 8, cpu)[1]
+    assert constants.count(constants.MOST + 1, cpu) is not constants.count(constants.MOST + 1, cpu)
+    assert constants.count(7, torch.device("meta")).is_meta
+    with torch._subclasses.FakeTensorMode():
+        assert constants.count(7, cpu) is not kept
+    traced = torch.jit.trace(lambda x: x + constants.count(x.shape[1], cpu), torch.zeros(2, 7), check_trace=False)
+    assert traced(torch.zeros(2, 9)).shape == (2, 9)
+    seen: list[bool] = []
+    torch.compile(lambda x: seen.append(constants.keeps(cpu)) or x + 1, backend="eager", fullgraph=False)(kept)
+    assert not any(seen)
+
+
+def test_nobody_writes_into_a_constant() -> None:
+    x, size = random(3, 50, 8, seed=22), torch.ones(3, 50)
+    merger = get_merger("tome", backend="torch", r=8, protected=1)
+    merger(x, size=size).plan.assignment.fill_(7)
+    want = merger(x, size=size).plan.assignment
+    for made in (constants._count, constants._first_rows, constants._grouped):
+        made.cache_clear()
+    assert torch.equal(merger(x, size=size).plan.assignment, want)
+
+
+def calls(function: Callable[[], Any]) -> int:
+    """How many operators of PyTorch a function calls from Python."""
+    from torch.profiler import ProfilerActivity, profile
+
+    with torch.inference_mode():
+        function()
+        with profile(activities=[ProfilerActivity.CPU]) as profiler:
+            function()
+    return sum(event.cpu_parent is None for event in profiler.events())
+
+
+def test_small_inputs_take_few_calls() -> None:
+    """Counted, because time is another one on every machine; views count, too."""
+    x = random(1, 197, 768, seed=23)
+    merger = get_merger("tome", backend="torch", r=16, protected=1)
+    metric, size = random(1, 197, 64, seed=24), torch.ones(1, 197)
+    assert calls(lambda: merger(x, metric=metric, size=size)) <= 58
+    assert calls(lambda: merger(x[:, :50], metric=metric[:, :50], size=size[:, :50])) <= 58
 
 
 @pytest.mark.parametrize("masked", [False, True])

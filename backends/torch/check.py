@@ -2,21 +2,47 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import torch
 
 from tokenmerge.backends.torch.precision import reads_at_once
+from tokenmerge.spec.shared import arguments
 from tokenmerge.spec.shared.calls import Calls
 
 Tensor = torch.Tensor
+
+
+# no quantized dtype is among them
+_KINDS = {kind: frozenset(getattr(torch, name) for name in names) for kind, names in arguments.KINDS.items()}
+
+
+@lru_cache(128)
+def _axes(letters: str) -> tuple[str, ...]:
+    return tuple(letters.split())
 
 
 class TensorCalls(Calls):
     """Checks of tensors; a compiler traces them, and none waits for a device."""
 
     source = (torch.Generator, type(None))
+
+    def array(
+        self, owner: str, name: str, array: Any, letters: str, kind: str = "floating point", /, **sizes: int
+    ) -> tuple[int, ...]:
+        """As for any backend; what is plainly right is seen sooner."""
+        # a compiler knows no cache, and checks once
+        if type(array) is Tensor and not (array.is_nested or torch.compiler.is_compiling()):
+            axes, shape = _axes(letters), tuple(array.shape)
+            if array.dtype in _KINDS[kind] and array.layout is torch.strided and len(axes) == len(shape):
+                for axis, got in zip(axes, shape, strict=True):
+                    if axis in sizes and sizes[axis] != got:
+                        break
+                else:
+                    return shape
+        return super().array(owner, name, array, letters, kind, **sizes)
 
     def odd(self, array: Any) -> str:
         if array.is_nested:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from tokenmerge.backends.torch.constants import first_rows, keeps
+
 Tensor = torch.Tensor
 
 
@@ -32,5 +34,6 @@ def within(index: Tensor, rows: int) -> Tensor:
 
 def _row(index: Tensor, rows: int) -> Tensor:
     """Indices `(B,N)` into samples of `rows` rows as indices into all samples under one another."""
-    first = rows * torch.arange(index.shape[0], device=index.device)
-    return (index + first[:, None]).reshape(-1)
+    if keeps(index.device) and index.shape[0] == 1:
+        return index.reshape(-1)
+    return (index + first_rows(index.shape[0], rows, index.device)).reshape(-1)

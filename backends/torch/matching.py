@@ -6,13 +6,14 @@ import torch
 
 from tokenmerge.backends.torch import kernels
 from tokenmerge.backends.torch.gathers import gather_rows
-from tokenmerge.backends.torch.precision import matmul
+from tokenmerge.backends.torch.precision import matmul, reads_at_once
 from tokenmerge.backends.torch.ties import descending, first_max, first_place, largest
 
 Tensor = torch.Tensor
 
 MOST = 2**21  # similarities in memory at once
 CHUNK = 64  # partners that are searched together
+AT_ONCE = 2**12  # similarities of which maxima with indices are found sooner than maxima, and indices of some
 FEW = 2**17  # similarities of merged rows, of which no chunks need be made
 
 
@@ -77,6 +78,10 @@ def best_pairs(
         best, target = _searched(a, b, allowed_b)
         best = best if allowed_a is None else best.masked_fill(~allowed_a, -torch.inf)
         sources = largest(best, count) if mergeable is None else descending(best)[:, :count]
+        return sources, target.gather(1, sources), best
+    if mergeable is None and samples * length * partners <= AT_ONCE and reads_at_once(a):
+        best, target = matmul(a, b.transpose(1, 2)).max(dim=-1)  # the kernel of the CPU takes the first of several
+        sources = largest(best, count)
         return sources, target.gather(1, sources), best
     chunks = _chunks(a, b, allowed_b, _together(samples) * count * partners > FEW)
     maxima = chunks.amax(dim=-1)

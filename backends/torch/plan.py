@@ -14,6 +14,7 @@ import torch
 
 from tokenmerge.backends.torch import exported, kernels
 from tokenmerge.backends.torch.check import check
+from tokenmerge.backends.torch.constants import first_rows, keeps
 from tokenmerge.backends.torch.gathers import gather_or_zero, gather_rows, or_last, within
 from tokenmerge.backends.torch.precision import exporting, looks, matmul, reads_at_once, safe_divide, working_dtype
 from tokenmerge.backends.torch.products import all_finite, product, without_unused
@@ -189,7 +190,7 @@ class PartitionPlan(Plan):
                 merged, total = mean_rows(values, sizes.reshape(-1), self._rows().reshape(-1), b * p)
             else:
                 merged, total = (each[:-1] for each in mean_rows(values, sizes.reshape(-1), self._place(), b * p + 1))
-            if not all_finite(merged):
+            if not all_finite(merged):  # or a slot whose sizes add up to zero
                 merged = self._careful(values, sizes, total.reshape(b, p))
         else:
             total = self._sum_sizes(sizes, self._place())
@@ -231,8 +232,9 @@ class PartitionPlan(Plan):
 
     def _rows(self) -> Tensor:
         """`(B,N)`, the assignment to the slots of all samples, which stand in one row."""
-        b, slots = self._batch, self.num_tokens_out
-        return self.assignment.long() + slots * torch.arange(b, device=self.assignment.device)[:, None]
+        if keeps(self.assignment.device) and self._batch == 1:
+            return self.assignment.long()
+        return self.assignment.long() + first_rows(self._batch, self.num_tokens_out, self.assignment.device)
 
     def _place(self) -> Tensor:
         """`(B N,)`, the same, where dropped tokens, and those of no slot of their sample, go behind all slots."""
@@ -438,8 +440,7 @@ def _trusted(kind: type[AnyPlan], **fields: object) -> AnyPlan:
     if torch.compiler.is_compiling():  # which looks at no entries anyway, and knows the constructor
         return kind(**fields)
     plan: AnyPlan = object.__new__(kind)
-    for name, value in fields.items():
-        object.__setattr__(plan, name, value)
+    plan.__dict__.update(fields)
     return plan
 
 

@@ -14,7 +14,8 @@ def working_dtype(*tensors: Tensor) -> torch.dtype:
     """The precision in which decisions about these tensors are made."""
     dtype = torch.float32
     for tensor in tensors:
-        dtype = torch.promote_types(dtype, tensor.dtype)
+        if tensor.dtype != dtype:
+            dtype = torch.promote_types(dtype, tensor.dtype)
     return dtype
 
 
@@ -25,7 +26,7 @@ def matmul(a: Tensor, b: Tensor) -> Tensor:
     them to TF32 or bfloat16. Networks can bear that; a decision can flip, and a merged token would no longer be the
     mean of its group. There the product goes through float64, which no setting lowers.
     """
-    dtype = torch.promote_types(a.dtype, b.dtype)
+    dtype = a.dtype if a.dtype == b.dtype else torch.promote_types(a.dtype, b.dtype)
     with without_autocast(a):
         if dtype == torch.float32 and a.device.type != "mps" and _float32_is_lowered():  # mps: no float64, no TF32
             return (a.double() @ b.double()).to(dtype)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import isfinite
+
 import torch
 
 from tokenmerge.backends.torch.precision import exporting, looks, matmul
@@ -39,8 +41,12 @@ def product(weights: Tensor, values: Tensor) -> Tensor:
 
 
 def all_finite(values: Tensor) -> bool:
-    """Whether no entry is NaN or infinite, of values that can be looked at."""
-    return bool(values.detach().isfinite().all())
+    """Whether no entry is NaN or infinite, of values that can be looked at.
+
+    A finite sum has only finite terms, and needs no memory; one that is not may have become too large.
+    """
+    values = values.detach()
+    return isfinite(values.sum().item()) or bool(values.isfinite().all())
 
 
 def without_unused(values: Tensor, weights: Tensor) -> Tensor:

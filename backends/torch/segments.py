@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from tokenmerge.backends.torch.constants import count
 from tokenmerge.backends.torch.precision import is_recorded
 
 Tensor = torch.Tensor
@@ -14,7 +15,7 @@ Tensor = torch.Tensor
 def mean_rows(values: Tensor, size: Tensor, place: Tensor, places: int) -> tuple[Tensor, Tensor]:
     """Mean weighted by `size`, and the total size, of the rows of every place: `(places,C)` and `(places,)`.
 
-    Where sizes add up to zero every row counts alike. For numbers on the CPU (`reads_at_once`), with the bits that
+    Where sizes add up to zero the mean is not finite. For numbers on the CPU (`reads_at_once`), with the bits that
     `sum_rows` gives.
 
     Args:
@@ -27,12 +28,8 @@ def mean_rows(values: Tensor, size: Tensor, place: Tensor, places: int) -> tuple
     """
     total = size.new_zeros(places).index_add_(0, place, size)
     ordered, order = place.sort(stable=True)
-    count = torch.bincount(ordered, minlength=places)
-    size, whole = size.index_select(0, order), total.index_select(0, ordered)
-    if not whole.all():
-        empty = whole == 0
-        size, whole = torch.where(empty, 1, size), torch.where(empty, count.index_select(0, ordered), whole)
-    return _bags(values, size / whole, order, count.cumsum(0).sub_(count)), total
+    weights = size.index_select(0, order) / total.index_select(0, ordered)
+    return _bags(values, weights, order, torch.searchsorted(ordered, count(places, place.device))), total
 
 
 def sum_rows(values: Tensor, weights: Tensor, place: Tensor, places: int) -> Tensor:
@@ -69,7 +66,7 @@ class _InOnePass(torch.autograd.Function):
     @staticmethod
     def forward(values: Tensor, weights: Tensor, place: Tensor, places: int) -> Tensor:
         ordered, order = place.sort(stable=True)
-        first = torch.searchsorted(ordered, torch.arange(places + 1, device=place.device))
+        first = torch.searchsorted(ordered, count(places + 1, place.device))
         return _bags(values, weights.index_select(0, order), order, first)
 
     @staticmethod

@@ -13,6 +13,8 @@ from tokenmerge.backends.torch.precision import exporting, reads_at_once
 
 Tensor = torch.Tensor
 
+FEW = 2**9  # entries that are sorted sooner than the largest are found and looked at for ties
+
 
 def first_max(values: Tensor) -> tuple[Tensor, Tensor]:
     """The largest entry along the last axis and the lowest index that reaches it; some index where an entry is NaN.
@@ -49,7 +51,7 @@ def descending(values: Tensor) -> Tensor:
         return exported.order_of(exported.ranks(values))
     if not reads_at_once(values):  # the sort of the CPU compares; radix sorts can tell 0 from -0
         values = torch.where(values == 0, 0, values)
-    return torch.argsort(values, dim=-1, descending=True, stable=True)
+    return values.sort(dim=-1, descending=True, stable=True)[1]
 
 
 def largest(values: Tensor, count: int) -> Tensor:
@@ -59,7 +61,7 @@ def largest(values: Tensor, count: int) -> Tensor:
     tensor([[0, 1, 3]])
     """
     n = values.shape[-1]
-    if reads_at_once(values) and 0 < count < n:
+    if reads_at_once(values) and 0 < count < n and values.numel() > FEW:
         top, index = values.topk(count + 1, dim=-1)  # which is faster than a sort, and takes any of several equals
         if top.select(1, count - 1).gt(top.select(1, count)).all():
             return index.narrow(1, 0, count)

@@ -10,6 +10,7 @@ import torch
 
 from tokenmerge.backends.torch import exported, kernels
 from tokenmerge.backends.torch.check import check
+from tokenmerge.backends.torch.constants import grouped, sides
 from tokenmerge.backends.torch.gathers import gather_rows, within
 from tokenmerge.backends.torch.matching import best_pairs, nearest
 from tokenmerge.backends.torch.merger import Merger
@@ -134,8 +135,7 @@ def _bipartite(
         return torch.arange(n, device=m.device).repeat(b, 1), count
     if by_kernels:
         return kernels.bipartite(m, count, r, protected, order)
-    # protected tokens are in neither set; the others keep the parity of their position in the whole sequence
-    set_a, set_b = slice(protected + protected % 2, n, 2), slice(protected + 1 - protected % 2, n, 2)
+    set_a, set_b = sides(n, protected)
     if exporting():
         return exported.bipartite(m, most_removed, (set_a, set_b), protected, order, count)
     mergeable = None
@@ -143,6 +143,8 @@ def _bipartite(
         position = torch.arange(n, device=m.device)
         mergeable = position[set_a] < count, position[set_b] < count
     sources, target, best = best_pairs(m[:, set_a], m[:, set_b], most_removed, mergeable)
+    if count is None and order == "grouped":
+        return _grouped(sources, target, n, protected), None
     removed: Tensor | int = most_removed
     chosen = None
     kept = torch.ones_like(best, dtype=torch.int64)
@@ -177,6 +179,19 @@ def _bipartite(
         return slots, None
     too_few = count < protected + 2
     return torch.where(too_few, torch.arange(n, device=m.device), slots), count - removed
+
+
+def _grouped(sources: Tensor, target: Tensor, n: int, protected: int) -> Tensor:
+    """`_bipartite` in grouped order, where all tokens are real: protected ones, what is left of set A, set B."""
+    b, removed = sources.shape
+    ones, slots = grouped(n, protected, removed, sources.device)
+    slots_a = ones.expand(b, -1).scatter(1, sources, 0).cumsum(1)
+    if protected != 1:
+        slots_a = slots_a + (protected - 1)
+    into = target + (protected + ones.shape[1] - removed)
+    slots = sources.new_empty((b, n)).copy_(slots)  # what is mapped by `torch.vmap` can be written to a mapped one only
+    slots[:, sides(n, protected)[0]] = slots_a.scatter(1, sources, into)
+    return slots
 
 
 def _kth(m: Tensor, count: Tensor | None, k: int, protected: int) -> tuple[Tensor, Tensor | None]:

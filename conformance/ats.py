@@ -54,7 +54,8 @@ def certify(case: Case, outcome: Outcome) -> list[Finding]:
 def _certify_sample(case: Case, outcome: Outcome, i: int) -> list[Finding]:
     config = {"score": "per_head", "sampling": "inverse_transform"} | case.config
     k = config["max_tokens"]
-    inputs = {name: Rounded.exact(outcome.inputs[name][i], outcome.dtype) for name in ("attn", "value")}
+    work = outcome.precision("attn", "value")
+    inputs = {name: Rounded.exact(outcome.inputs[name][i], work) for name in ("attn", "value")}
     n = inputs["value"].value.shape[1]
     mask = outcome.inputs["mask"][i] if "mask" in outcome.inputs else np.ones(n, bool)
     indices, filled = outcome.plan["indices"][i], outcome.plan["mask"][i]
@@ -85,7 +86,7 @@ def _certify_sample(case: Case, outcome: Outcome, i: int) -> list[Finding]:
     score = "ATS-1" if config["score"] == "per_head" else "ATS-2"
     significance = scores(inputs["attn"], inputs["value"], config["score"], mask[1:])
     if config["sampling"] == "gumbel":
-        noise = Rounded.exact(outcome.inputs["noise"][i], outcome.dtype)
+        noise = Rounded.exact(outcome.inputs["noise"][i], work)
         probability = significance / (significance.sum(axis=0, keepdims=True) + GUMBEL_FLOOR)
         perturbed = -((probability + GUMBEL_FLOOR).log()[None] + noise)
         return [*found, _covers(i, perturbed, mask[1:], chosen, "ATS-6", score)]
@@ -96,10 +97,10 @@ def _certify_sample(case: Case, outcome: Outcome, i: int) -> list[Finding]:
     if inputs["attn"].value.ndim == 3:
         rules = (*rules, "ATS-9")
     if significance.value.sum() == 0:
-        significance, rules = Rounded.exact(mask[1:] * 1.0, outcome.dtype), ("ATS-3", *rules)
+        significance, rules = Rounded.exact(mask[1:] * 1.0, work), ("ATS-3", *rules)
     eligible = significance.value > 0
     points = (2 * np.arange(1, k + 1) - 1) / (2 * k)
-    given = Rounded.exact(outcome.inputs["uniforms"][i], outcome.dtype) if "uniforms" in outcome.inputs else None
+    given = Rounded.exact(outcome.inputs["uniforms"][i], work) if "uniforms" in outcome.inputs else None
     u = given if given is not None else Rounded(points, 2.0**-24 * points, significance.dtype)
     cdf = (significance / significance.sum(axis=0, keepdims=True)).cumsum()
     distance = cdf[None, :] - u[:, None]

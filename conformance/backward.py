@@ -35,7 +35,8 @@ def by_groups(case: Case, outcome: Outcome, i: int, given: Leaves) -> tuple[Rows
 
 def by_indices(case: Case, outcome: Outcome, i: int, given: Leaves) -> tuple[Rows, Rows]:
     """A selection: copies."""
-    slots = np.flatnonzero(outcome.plan["mask"][i])
+    slots = np.arange(outcome.plan["num_tokens_out"])
+    slots = slots if outcome.plan["mask"] is None else slots[outcome.plan["mask"][i]]
     taken = outcome.plan["indices"][i][slots].astype(int)
     return [(slots, given["x"][taken])], [(slots, given["size"][taken])]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import zlib
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import ModuleType
 from typing import Any
 
@@ -26,22 +26,25 @@ class Case:
         config: its options.
         inputs: the arguments of the call by name, as NumPy arrays with the batch axis first; `x` among them.
         params: its learned parameters by name, float32; empty for those that have none.
+        dtypes: of inputs that are given in another dtype than the tokens.
     """
 
     merger: str
     config: dict[str, Any]
     inputs: dict[str, Array]
     params: dict[str, Array] = field(default_factory=dict)
+    dtypes: dict[str, str] = field(default_factory=dict)
 
     def in_dtype(self, name: str, dtype: str) -> str | None:
-        """The dtype in which an input is given: sizes never in half precision, positions and masks as they are."""
+        """The dtype in which an input is given: sizes never in half precision unless told, other kinds as they are."""
         if self.inputs[name].dtype.kind != "f":
             return None
-        return working(dtype) if name == "size" else dtype
+        return self.dtypes.get(name, working(dtype) if name == "size" else dtype)
 
     def __str__(self) -> str:
         options = ", ".join(f"{key}={value!r}" for key, value in self.config.items())
-        arrays = ", ".join(f"{name} {array.shape}" for name, array in self.inputs.items())
+        given = {name: f" in {dtype}" for name, dtype in self.dtypes.items()}
+        arrays = ", ".join(f"{name} {array.shape}{given.get(name, '')}" for name, array in self.inputs.items())
         return f"{self.merger}({options}) of {arrays}"
 
     def snippet(self, backend: str, dtype: str, device: str | None = None, exact: bool = False) -> str:
@@ -56,7 +59,7 @@ class Case:
             *(f"    {name!r}: {literal(array)}," for name, array in self.inputs.items()),
             "}, params={",
             *(f"    {name!r}: {literal(array)}," for name, array in self.params.items()),
-            "})",
+            f"}}, dtypes={self.dtypes!r})" if self.dtypes else "})",
             f"outcome = run_case(case, {backend!r}, {dtype!r}{where})",
             f"print(outcome.plan, judge(case, outcome{', exact=True' if exact else ''}), sep='\\n')",
         ]
@@ -75,6 +78,7 @@ class Outcome:
         plan: the plan's fields: `assignment`, `indices` or `weights`; `mask`; `num_tokens_in`, `num_tokens_out`.
         matrix, share, unmerged: `plan.matrix(size)`, `plan.share()` and `plan.unmerge(tokens)`.
         result: what the merger returned.
+        given: dtypes of inputs that were given in another one than the tokens.
     """
 
     dtype: str
@@ -88,6 +92,12 @@ class Outcome:
     share: Array
     unmerged: Array
     result: Any
+    given: dict[str, str] = field(default_factory=dict)
+
+    def precision(self, *names: str) -> str:
+        """The finest working precision of some inputs, in which what is computed from them is computed."""
+        dtypes = {self.given.get(name, self.dtype) for name in names}
+        return max(map(working, dtypes))  # "float64" is behind "float32"
 
 
 def backend_of(backend: str | ModuleType) -> ModuleType:
@@ -133,7 +143,7 @@ def run_case(
         arrays = give(case, module, dtype, device)
         seen = {name: to_numpy(module, array) for name, array in arrays.items()}
         result = make_merger(case, module, device)(arrays.pop("x"), **arrays)
-        return read(result, seen, arrays.get("size"), module, dtype)
+        return replace(read(result, seen, arrays.get("size"), module, dtype), given=case.dtypes)
 
 
 def read(result: Any, seen: dict[str, Array], size: Any, module: ModuleType, dtype: str) -> Outcome:

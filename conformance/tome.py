@@ -78,7 +78,7 @@ class _Sample:
         self.slots = self.got[self.real]
         self.mask = None if outcome.plan["mask"] is None else outcome.plan["mask"][i]
         self.width = outcome.plan["num_tokens_out"]
-        self.m = normalize(Rounded.exact(metric[i][self.real], outcome.dtype))
+        self.m = normalize(Rounded.exact(metric[i][self.real], outcome.precision("metric")))
         if "permutation" in case.inputs:
             rank = {token: place for place, token in enumerate(self.real)}
             self.permutation = np.array([rank[p] for p in case.inputs["permutation"][i] if p in rank], int)

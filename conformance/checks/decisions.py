@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from tokenmerge.conformance.case import context, to_numpy
 from tokenmerge.conformance.checks.check import DECIDING, blame, check, check_each
 from tokenmerge.conformance.draws import seeds
 from tokenmerge.conformance.mergers import MERGERS
@@ -42,6 +43,18 @@ def generic(subject: Subject, data: Any, merger: str) -> None:
     subject.judge(data.draw(subject.cases(merger, "generic", padded=False)))
 
 
+# a vector that is so long has some bits left, and only subnormal entries
+SUBNORMAL = {"float16": 2.0**-18, "bfloat16": 2.0**-130, "float32": 2.0**-136, "float64": 2.0**-1060}
+
+
+def keeps_subnormal(subject: Subject) -> bool:
+    """Whether the framework's own multiplication does not flush such numbers to zero, as it may."""
+    module, dtype = subject.module, subject.dtype
+    with context(module, dtype):
+        tiny, one = (module.from_numpy(np.array([value]), dtype, subject.device) for value in (SUBNORMAL[dtype], 1.0))
+        return bool(to_numpy(module, tiny * one)[0])
+
+
 @check(
     "tome-range",
     2,
@@ -54,6 +67,7 @@ def very_large_and_very_small(subject: Subject, data: Any) -> None:
     case = data.draw(subject.cases("tome", "generic"))
     subject.judge(case)  # where ordinary vectors are compared wrongly, too, their range is not to blame
     scales = [0.0, 1.0, np.inf] if subject.dtype == "float16" else [0.0, 1e-25, 1.0, 1e25, np.inf]  # it ends at 65504
+    scales += [SUBNORMAL[subject.dtype]] * keeps_subnormal(subject)
     scale = np.random.default_rng(data.draw(seeds, label="seed of the scales")).choice(
         scales, case.inputs["x"].shape[:2]
     )

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import ModuleType
 from typing import Any
 
-from tokenmerge.conformance.case import Outcome, context, give, make_merger, to_numpy
+from tokenmerge.conformance.case import Case, Outcome, context, give, make_merger, to_numpy
 from tokenmerge.conformance.checks.check import check_each
 from tokenmerge.conformance.mergers import MERGERS
 from tokenmerge.conformance.plan import check_laws
@@ -34,6 +35,14 @@ def by_the_plan(subject: Subject, outcome: Outcome, x: Any, size: Any) -> Outcom
         matrix=to_numpy(module, plan.matrix(*given)),
         dtypes=dtypes,
     )
+
+
+def plan_of(case: Case, module: ModuleType, arrays: dict[str, Any], device: str | None) -> Any:
+    """What the merger's `plan` makes of the arrays of a call, which is asked for nothing yet."""
+    given = dict(arrays)
+    first = [given.pop(name) if name in given else given["x"] for name in MERGERS[case.merger].description.inputs]
+    rest = {name: array for name, array in given.items() if name not in ("x", "size")}
+    return make_merger(case, module, device).plan(*first, **rest)
 
 
 @check_each(
@@ -79,11 +88,7 @@ def planned(subject: Subject, data: Any, merger: str) -> None:
     case = data.draw(subject.cases(merger, "generic"))
     outcome = subject.run(case)
     with context(module, subject.dtype):
-        arrays = give(case, module, subject.dtype, subject.device)
-        made = make_merger(case, module, subject.device)
-        first = [arrays.pop(name) if name in arrays else arrays["x"] for name in MERGERS[merger].description.inputs]
-        rest = {name: array for name, array in arrays.items() if name not in ("x", "size")}
-        plan = made.plan(*first, **rest)
+        plan = plan_of(case, module, give(case, module, subject.dtype, subject.device), subject.device)
         for name in FIELDS:
             if outcome.plan.get(name) is None:
                 got = getattr(plan, name, None)

@@ -38,7 +38,8 @@ def shaken(model: nn.Module) -> nn.Module:
     model = model.double().eval()
     with torch.no_grad():
         for value in model.parameters():
-            value.add_(0.2 * torch.randn_like(value))
+            width = max(value.shape[-1] if value.ndim else 1, 24)  # wide sums would leave a softmax nothing but one
+            value.add_(0.2 * (24 / width) ** 0.5 * torch.randn_like(value))
     return model
 
 
@@ -128,20 +129,21 @@ def check(
 def _tome(model: nn.Module, run: Callable[..., Any], wanted: Any, epsilon: float) -> Found:
     sentences, outcome = [], ""
     for restore in (False, True):
-        try:
-            with warnings.catch_warnings(record=True) as caught, patch(model, "tome", r=R, restore=restore) as handle:
-                warnings.simplefilter("always")
-                got = run(model)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            try:
+                with patch(model, "tome", r=R, restore=restore) as handle:
+                    got = run(model)
+                    said = [str(each.message) for each in caught if str(each.message).startswith("patch:")]
+                    if not said:
+                        same(got, wanted, epsilon, handle)
+                        outcome = outcome or ("restored" if restore else "accepted")
+            except (CannotPatch, RuntimeError, ValueError) as error:
                 said = [str(each.message) for each in caught if str(each.message).startswith("patch:")]
-                if said:
-                    sentences.append(said[0])
-                else:
-                    same(got, wanted, epsilon, handle)
-                    outcome = outcome or ("restored" if restore else "accepted")
-        except (CannotPatch, RuntimeError, ValueError) as error:
-            if not str(error).startswith("patch:"):
-                raise
-            sentences.append(str(error))
+                if not said and not str(error).startswith("patch:"):
+                    raise
+                said.append(str(error))  # the library's own, after our warning
+            sentences += said[:1]
     return Found(outcome or "refused", sentences[0] if sentences else "", ("tome",) if outcome else ())
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -68,7 +69,7 @@ def fused(attention: Any, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return q, k, v
 
 
-def turned(q: Tensor, k: Tensor, table: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+def turned(attention: Any, q: Tensor, k: Tensor, table: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
     """Queries and keys `(B,H,N,d)` turned, but for those in front that have no position."""
     cos, sin = table
     front = q.shape[2] - cos.shape[-2]
@@ -149,10 +150,21 @@ def placeholders(count: int, extra: dict[str, Any] | None = None) -> Callable[[]
     return lambda: pixels() | {"input_ids": ids, "attention_mask": torch.ones_like(ids)} | (extra or {})
 
 
+INSIDE = {
+    "Idefics2VisionTransformer": "transformers.models.idefics2.modeling_idefics2",
+    "Kosmos2VisionModel": "transformers.models.kosmos2.modeling_kosmos2",
+}
+
+
+def class_of(name: str) -> Any:
+    """A class of the library, some of which are only in a file of it."""
+    return getattr(import_module(INSIDE[name]) if name in INSIDE else hf, name)
+
+
 def vision(name: str, config: str = "", **options: Any) -> Callable[[], nn.Module]:
     """A class whose configuration is that of a vision model."""
     kind = config or next(each for cut in range(len(name), 2, -1) if hasattr(hf, each := f"{name[:cut]}Config"))
-    return lambda: getattr(hf, name)(getattr(hf, kind)(**VIT | options))
+    return lambda: class_of(name)(getattr(hf, kind)(**VIT | options))
 
 
 def two_halves(name: str, text: dict[str, Any] | None = None, **options: Any) -> Callable[[], nn.Module]:
@@ -176,9 +188,32 @@ def speech(name: str, **options: Any) -> Callable[[], nn.Module]:
     return lambda: getattr(hf, name)(hf.WhisperConfig(**sizes | special | options))
 
 
+LLAMA = {"model_type": "llama", "num_key_value_heads": 3, "head_dim": 8} | TEXT
+
+
+def language(name: str, vision_type: str, **options: Any) -> Callable[[], nn.Module]:
+    """A language model that is shown an image, of a tower of the library's and a small Llama."""
+    kind = next(each for cut in range(len(name), 2, -1) if hasattr(hf, each := f"{name[:cut]}Config"))
+    halves = {"vision_config": VIT | {"model_type": vision_type}, "text_config": LLAMA, "image_token_id": 39}
+    return lambda: class_of(name)(getattr(hf, kind)(**halves | options))
+
+
+def depth(name: str) -> Callable[[], nn.Module]:
+    """A depth model on DINOv2."""
+    backbone = hf.Dinov2Config(**VIT, **DINO, out_indices=[1, 2, 3], reshape_hidden_states=False)
+    sizes = {"reassemble_hidden_size": 24, "neck_hidden_sizes": [8, 8, 8], "fusion_hidden_size": 8}
+    sizes |= {"reassemble_factors": [2, 1, 1], "head_hidden_size": 8, "patch_size": 8}
+    return lambda: class_of(name)(hf.DepthAnythingConfig(backbone_config=backbone, **sizes))
+
+
 def mel(decoder: bool = False) -> Callable[[], dict[str, Any]]:
     ids = {"decoder_input_ids": torch.tensor([[0, 3, 4], [0, 5, 6]])} if decoder else {}
     return lambda: {"input_features": noise(2, 8, 40)} | ids
+
+
+def qwen_audio(name: str) -> Callable[[], nn.Module]:
+    sizes = {"d_model": 24, "encoder_layers": 3, "encoder_attention_heads": 3, "encoder_ffn_dim": 32}
+    return lambda: class_of(name)(hf.Qwen2AudioEncoderConfig(**sizes, num_mel_bins=8, max_source_positions=20))
 
 
 DINO = {"mlp_ratio": 2, "layerscale_value": 0.5}
@@ -269,3 +304,10 @@ add(
     neck_hidden_sizes=[8, 8, 8],
     fusion_hidden_size=8,
 )
+
+add("Qwen2AudioEncoder", qwen_audio, mel(), prefix=0)
+add("Idefics2VisionTransformer", vision, config="Idefics2VisionConfig", prefix=0)
+add("Kosmos2VisionModel", vision, config="Kosmos2VisionConfig")
+add("LlavaForConditionalGeneration LlavaModel", language, placeholders(16), vision_type="clip_vision_model")
+add("InternVLForConditionalGeneration", language, placeholders(4), vision_type="internvl_vision")
+add("DepthAnythingForDepthEstimation", depth)

@@ -31,7 +31,7 @@ class Joints:
         attention: the attention. between: what the stream enters between attention and MLP; "" to merge after both.
         heads: attention and its input to queries, keys and values `(B,H,N,d)`, before any rotation.
         table: the argument of attention that holds positions; "" for none.
-        turn: queries, keys and that argument, to those turned by their positions.
+        turn: attention, queries, keys and that argument, to those turned by their positions.
         end: the part whose output the block adds at last, if the block is a list that is not called itself.
     """
 
@@ -39,7 +39,7 @@ class Joints:
     between: str
     heads: Callable[[Any, Tensor], tuple[Tensor, Tensor, Tensor]]
     table: str = ""
-    turn: Callable[..., tuple[Tensor, Tensor]] = lambda q, k, table: (q, k)
+    turn: Callable[..., tuple[Tensor, Tensor]] = lambda attention, q, k, table: (q, k)
     end: str = ""
 
 
@@ -47,7 +47,7 @@ class ToMe:
     """Hooks on one model, for one call."""
 
     def __init__(self, blocks: list[tuple[nn.Module, Joints]], r: Any, prefix: int, mask: Tensor | None = None) -> None:
-        self.schedule, self.prefix, self.mask = merge_schedule(r, len(blocks)), prefix, mask
+        self.schedule, self.prefix, self.mask = merge_schedule(r, max(len(blocks), 1)), prefix, mask
         self.place: np.ndarray | None = None  # (B,N), in which of the merged tokens each token is
         self.size: np.ndarray | None = None
         self.keys: Tensor | None = None
@@ -147,7 +147,7 @@ class ATS:
                 self.kept, self.n = list(range(x.shape[1])), x.shape[1]
             q, k, v = seen["heads"]
             if seen["table"] is not None:
-                q, k = joints.turn(q, k, seen["table"])
+                q, k = joints.turn(attention, q, k, seen["table"])
             row = (q[:, :, :1] @ k.transpose(2, 3) * q.shape[-1] ** -0.5).softmax(-1)[:, :, 0]
             kept = self.chosen(row.numpy(), v.numpy(), x.shape[1], budget)
             x, self.kept = x[:, kept], [self.kept[each] for each in kept]

@@ -15,9 +15,9 @@ Tensor = torch.Tensor
 Heads = tuple[Tensor, Tensor, Tensor]
 
 
-def split(made: Tensor) -> Heads:
-    """`(B,N,3 H d)` of three heads of eight."""
-    q, k, v = made.reshape(*made.shape[:2], 3, 3, 8).permute(2, 0, 3, 1, 4)
+def split(made: Tensor, heads: int = 3) -> Heads:
+    """`(B,N,3 H d)`, of so many heads."""
+    q, k, v = made.reshape(*made.shape[:2], 3, heads, -1).permute(2, 0, 3, 1, 4)
     return q, k, v
 
 
@@ -30,10 +30,14 @@ def vit_pytorch(attention: Any, x: Tensor) -> Heads:
 
 
 def timm_heads(attention: Any, x: Tensor) -> Heads:
+    if attention.qkv is None:
+        parts = (attention.q_proj, attention.k_proj, attention.v_proj)
+        q, k, v = (part(x).reshape(*x.shape[:2], 3, -1).transpose(1, 2) for part in parts)
+        return attention.q_norm(q), attention.k_norm(k), v
     bias = attention.qkv.bias
     if getattr(attention, "q_bias", None) is not None:
         bias = torch.cat([attention.q_bias, attention.k_bias, attention.v_bias])
-    q, k, v = split(nn.functional.linear(x, attention.qkv.weight, bias))
+    q, k, v = split(nn.functional.linear(x, attention.qkv.weight, bias), attention.num_heads)
     return attention.q_norm(q), attention.k_norm(k), v
 
 
@@ -43,12 +47,15 @@ def parallel_heads(block: Any, x: Tensor) -> Heads:
     return block.q_norm(q).transpose(1, 2), block.k_norm(k).transpose(1, 2), v.transpose(1, 2)
 
 
-def turned(q: Tensor, k: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
-    """timm's rotation: neighbours are a pair, sines come first, tokens in front stay."""
+def turned(attention: Any, q: Tensor, k: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
+    """timm's rotation: neighbours are a pair, or halves are; sines come first; tokens in front stay."""
     front = q.shape[2] - table.shape[-2]
     sin, cos = table.chunk(2, dim=-1)
 
     def turn(x: Tensor) -> Tensor:
+        if attention.rotate_half:
+            left, right = x.chunk(2, dim=-1)
+            return x * cos + torch.cat([-right, left], dim=-1) * sin
         pairs = torch.stack([-x[..., 1::2], x[..., ::2]], dim=-1).reshape(x.shape)
         return x * cos + pairs * sin
 
@@ -68,12 +75,15 @@ BLOCKS = {
 }
 
 
+OTHERS = ("timm.models.beit", "timm.models.vision_transformer_sam")  # whose `Block` is another one
+
+
 def blocks_of(model: nn.Module) -> list[tuple[nn.Module, Joints]]:
     """The blocks of a model, in order."""
     for name, module in model.named_modules():
         is_text = isinstance(getattr(model, "visual", None), nn.Module) and not name.startswith("visual")
         if isinstance(module, nn.ModuleList | nn.Sequential) and len(module) > 1 and not is_text:
-            joints = BLOCKS.get(type(module[0]).__name__)
+            joints = None if type(module[0]).__module__ in OTHERS else BLOCKS.get(type(module[0]).__name__)
             if joints is not None:
                 return [(block, joints) for block in module]
     raise LookupError(f"no blocks in {type(model).__name__}")

@@ -10,9 +10,9 @@ from typing import Any
 from torch import nn
 
 from tokenmerge.backends.torch import observers
-from tokenmerge.backends.torch.patching import other_families, own, timm, transformers
+from tokenmerge.backends.torch.patching import hf_families, other_families, own, timm, transformers
 from tokenmerge.backends.torch.patching.ats import ATSPatch
-from tokenmerge.backends.torch.patching.families import CannotPatch, Network, method_name
+from tokenmerge.backends.torch.patching.families import CannotPatch, Network
 from tokenmerge.backends.torch.patching.handle import Handle, handle, hooks_of
 from tokenmerge.backends.torch.patching.install import install
 from tokenmerge.backends.torch.patching.ltm import LTMPatch
@@ -20,6 +20,7 @@ from tokenmerge.backends.torch.patching.method import Method
 from tokenmerge.backends.torch.patching.own import register_block
 from tokenmerge.backends.torch.patching.patch_merger import PatchMergerPatch
 from tokenmerge.backends.torch.patching.readers import around, check_around
+from tokenmerge.backends.torch.patching.refusals import what_is_there
 from tokenmerge.backends.torch.patching.tome import ToMePatch
 from tokenmerge.backends.torch.patching.trained import check_training
 from tokenmerge.spec.shared.arguments import check_choice, check_names
@@ -108,10 +109,10 @@ def find(model: nn.Module, restore: bool = False) -> Network:
     ]
     if len(found) != 1:
         names = ", ".join(repr(name) for _, name, _ in found)
-        which = f"{len(found)} ({names})" if found else f"none in {type(model).__name__}{_blocks(model)}"
+        which = f"{len(found)} ({names}): patch each of them" if found else what_is_there(model, known_networks())
         raise CannotPatch(
-            f"patch: `model` must hold exactly one network that is known (a timm VisionTransformer or Eva, a Hugging "
-            f"Face ViT, DeiT, DINOv2, CLIP or SigLIP vision model), got {which}"
+            "patch: `model` must hold exactly one network that is known (docs/guides/patched-models.md lists them), "
+            f"got {which}"
         )
     family, name, module = found[0]
     check_around([*around(model, module), (name, module)], restore)
@@ -124,11 +125,10 @@ def find(model: nn.Module, restore: bool = False) -> Network:
     return network
 
 
-def _blocks(model: nn.Module) -> str:
-    """What the longest list of modules in a model holds, for a sentence."""
-    lists = [(name, part) for name, part in model.named_modules() if isinstance(part, nn.ModuleList | nn.Sequential)]
-    name, longest = max(lists, key=lambda each: len(each[1]), default=("", None))
-    return f" (whose {name}[0] runs {method_name(longest[0])})" if longest and name else ""
+def known_networks() -> set[str]:
+    """The full names of the functions by which networks are known."""
+    of_timm = {f"{name}.forward_features" for name in timm.NETWORKS}
+    return of_timm | {*hf_families.KNOWN.networks, *other_families.KNOWN.networks}
 
 
 __all__ = ["CannotPatch", "Handle", "handle", "patch", "register_block"]

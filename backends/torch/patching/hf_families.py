@@ -18,7 +18,7 @@ from tokenmerge.backends.torch.patching.hf_attention import (
     TURNED_TOKENS,
     WRITTEN,
 )
-from tokenmerge.backends.torch.patching.readers import CLASS, DECODES, GRID, POOLS, TEXT
+from tokenmerge.backends.torch.patching.readers import CLASS, DECODES, GRID, POOLS, READERS, TEXT
 from tokenmerge.backends.torch.patching.towers import Families, Family
 
 Tensor = torch.Tensor
@@ -298,3 +298,27 @@ FAMILIES = (
     speech("qwen2_audio", "Qwen2Audio", on_grid="Qwen2AudioEncoder Qwen2AudioForConditionalGeneration"),
 )
 KNOWN = Families(FAMILIES)
+
+
+def _all(kind: str, names: str) -> dict[str, str]:
+    """Models around towers of other files: "file.Name", with several ends of the name."""
+    found = {}
+    for each in names.split():
+        file, _, name = each.partition(".")
+        for end in ("Model", "ForConditionalGeneration", "ForCausalLM"):
+            found[f"transformers.models.{file}.modeling_{file}.{name}{end}.forward"] = kind
+    return found
+
+
+READERS |= _all(TEXT, "llava.Llava vipllava.VipLlava paligemma.PaliGemma video_llava.VideoLlava fuyu.Fuyu")
+READERS |= _all(
+    GRID,
+    "llava_next.LlavaNext llava_next_video.LlavaNextVideo llava_onevision.LlavaOnevision mistral3.Mistral3 "
+    "gemma3.Gemma3 aya_vision.AyaVision perception_lm.PerceptionLM cohere2_vision.Cohere2Vision",
+)
+# through a Q-Former, whose cross attention counts no sizes
+READERS |= _all(DECODES, "blip_2.Blip2 instructblip.InstructBlip blip.Blip")
+READERS["transformers.models.blip.modeling_blip.BlipModel.forward"] = CLASS
+_FILES = "depth_anything.DepthAnything prompt_depth_anything.PromptDepthAnything zoedepth.ZoeDepth depth_pro.DepthPro"
+for _file_, _name_ in (each.split(".") for each in _FILES.split()):
+    READERS[f"transformers.models.{_file_}.modeling_{_file_}.{_name_}ForDepthEstimation.forward"] = GRID

@@ -22,6 +22,11 @@ Tensor = torch.Tensor
 Heads = tuple[Tensor, Tensor, Tensor]
 
 
+def no_part(attention: nn.Module, output: Tensor) -> Tensor:
+    """No part of it gives the keys: `heads` does."""
+    raise NotImplementedError
+
+
 def multihead_heads(attention: nn.MultiheadAttention, x: Tensor, kwargs: dict[str, Any]) -> Heads:
     """Queries, keys and values `(B,H,N,d)`, from the one weight of all three."""
     made = nn.functional.linear(x, attention.in_proj_weight, attention.in_proj_bias)
@@ -84,7 +89,7 @@ def pair(block: Any, x: Tensor) -> Tensor:
 ARGUMENTS = ("query", "key", "value", "key_padding_mask", "need_weights", "attn_mask", "average_attn_weights")
 MULTIHEAD = Attention(
     keys="",
-    metric=lambda attention, output: output,
+    metric=no_part,
     heads=multihead_heads,
     attend=attend_multihead,
     mask="attn_mask",

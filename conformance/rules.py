@@ -8,7 +8,7 @@ from functools import cache
 
 from tokenmerge.spec.mergers import MERGERS
 
-MODULES = ("plan", *MERGERS, "information_bottleneck", "attention", "pooling", "batch")
+MODULES = ("plan", *MERGERS, "information_bottleneck", "attention", "pooling", "batch", "vit")
 _RULE = re.compile(r"^    ([A-Z]+-\d+): (.*?)(?=^    [A-Z]+-\d+: |\Z)", re.MULTILINE | re.DOTALL)
 
 

@@ -25,7 +25,7 @@ Rules:
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -35,7 +35,15 @@ from tokenmerge.spec.precision import working_dtype
 from tokenmerge.spec.shared.arguments import check_ats, check_choice, check_integer
 from tokenmerge.spec.shared.calls import Calls
 from tokenmerge.spec.shared.constants import GUMBEL_FLOOR
-from tokenmerge.spec.shared.description import REQUIRED, Description, Merging, Move, integers, one_or_many
+from tokenmerge.spec.shared.description import (
+    REQUIRED,
+    Description,
+    Merging,
+    Move,
+    check_around_option,
+    integers,
+    one_or_many,
+)
 
 if TYPE_CHECKING:
     from tokenmerge.spec.shared.vit_config import ViTConfig
@@ -192,10 +200,12 @@ class ATSMerging(Merging):
             every block it is meant for, or one each for the first, second, ... of them; the others sample nothing then.
             A block that has no more than that keeps all.
         score: "per_head" or "concat", see `plan`.
+        around: None: tokens are chosen for good.
     """
 
     max_tokens: int | tuple[int, ...]
     score: str = "per_head"
+    around: None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if isinstance(self.max_tokens, Iterable) and not isinstance(self.max_tokens, (str, bytes, dict, np.ndarray)):
@@ -203,6 +213,7 @@ class ATSMerging(Merging):
         for budget in self.max_tokens if isinstance(self.max_tokens, tuple) else (self.max_tokens,):
             check_integer("ATSMerging", "max_tokens", budget, minimum=1)
         check_choice("ATSMerging", "score", self.score, ("per_head", "concat"))
+        check_around_option("ATSMerging", self.around)
 
     def spread(self, config: ViTConfig, blocks: list[int], whole: bool) -> Iterator[tuple[int, int]]:
         if not config.class_token:

@@ -30,10 +30,12 @@ from tokenmerge.spec.precision import working_dtype
 from tokenmerge.spec.shared.arguments import check_ltm, check_real
 from tokenmerge.spec.shared.calls import Calls
 from tokenmerge.spec.shared.description import (
+    BRANCHES,
     REQUIRED,
     Description,
     Merging,
     Move,
+    check_around_option,
     check_prefix_option,
     protected_tokens,
 )
@@ -142,22 +144,26 @@ def chain(plan: DensePlan, protected: int = 0) -> Array:
 
 @dataclass(frozen=True)
 class LTMMerging(Merging):
-    """Learnable token merging between attention and MLP (arXiv 2407.15219).
+    """Learnable token merging, around the MLP if not said otherwise (arXiv 2407.15219).
 
     Attributes:
         compression_ratio: rho in (0, 1].
         protected: leading tokens that are copied through; None for class, distillation and register tokens.
         prior_smoothing: epsilon, see `plan`.
+        around: "mlp" or "block", where only that branch works on merged tokens and the stream keeps all of them; None,
+            where tokens merge for good, between attention and MLP.
     """
 
     compression_ratio: float
     protected: int | None = None
     prior_smoothing: float = 0.1
+    around: str | None = "mlp"
 
     def __post_init__(self) -> None:
         check_real("LTMMerging", "compression_ratio", self.compression_ratio, 0.0, 1.0, "(0, 1]")
         check_prefix_option("LTMMerging", self.protected)
         check_real("LTMMerging", "prior_smoothing", self.prior_smoothing, 0.0, 1.0, "[0, 1]")
+        check_around_option("LTMMerging", self.around, BRANCHES)
 
     def move(self, amount: int, tokens: int, prefix: int) -> Move:
         protected = protected_tokens(self.protected, prefix, tokens)
@@ -171,9 +177,10 @@ class LTMMerging(Merging):
 
 
 def _multiply_adds(step: Step, config: ViTConfig) -> int:
-    """Targets, step and merge, of the tokens that are not protected."""
+    """Targets, step and merge, and unmerging around a branch, of the tokens that are not protected."""
     protected = dict(step.options)["protected"]
-    return 3 * (step.tokens_in - protected) * (step.tokens_out - protected) * config.dim
+    products = 3 if step.around is None else 4
+    return products * (step.tokens_in - protected) * (step.tokens_merged - protected) * config.dim
 
 
 DESCRIPTION = Description(
@@ -194,5 +201,6 @@ DESCRIPTION = Description(
     plan=plan,
     hand_on=chain,
     parameters={"weight": "C"},
+    around=BRANCHES,
 )
 LTMMerging.DESCRIPTION = DESCRIPTION

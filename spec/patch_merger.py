@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -28,7 +28,7 @@ from tokenmerge.spec.plan import DensePlan
 from tokenmerge.spec.precision import working_dtype
 from tokenmerge.spec.shared.arguments import check_integer, check_patch_merger, check_real
 from tokenmerge.spec.shared.calls import Calls
-from tokenmerge.spec.shared.description import REQUIRED, Description, Merging, Move
+from tokenmerge.spec.shared.description import REQUIRED, Description, Merging, Move, check_around_option
 from tokenmerge.spec.softmax import softmax
 
 if TYPE_CHECKING:
@@ -118,11 +118,13 @@ class PatchMergerMerging(Merging):
             per-block mapping.
         num_tokens_out: M.
         logit_scale: None for `C**-0.5`.
+        around: None: its tokens take the place of all others.
     """
 
     layer: int | None = None
     num_tokens_out: int = 8
     logit_scale: float | None = None
+    around: None = field(default=None, repr=False)
 
     # it leaves no class token; the last norm stays where a checkpoint of a class-token network has it
     NETWORK: ClassVar[Mapping[str, Any]] = MappingProxyType({"pool": "mean", "fc_norm": False})
@@ -133,6 +135,7 @@ class PatchMergerMerging(Merging):
         check_integer("PatchMergerMerging", "num_tokens_out", self.num_tokens_out, minimum=1)
         if self.logit_scale is not None:
             check_real("PatchMergerMerging", "logit_scale", self.logit_scale, -math.inf, math.inf, "(-inf, inf)")
+        check_around_option("PatchMergerMerging", self.around)
 
     def spread(self, config: ViTConfig, blocks: list[int], whole: bool) -> Iterator[tuple[int, int]]:
         if config.pool != "mean":

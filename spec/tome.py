@@ -39,9 +39,11 @@ from tokenmerge.spec.precision import working_dtype
 from tokenmerge.spec.shared.arguments import check_choice, check_flag, check_tome
 from tokenmerge.spec.shared.calls import Calls
 from tokenmerge.spec.shared.description import (
+    BRANCHES,
     Description,
     Merging,
     Move,
+    check_around_option,
     check_prefix_option,
     integers,
     one_or_many,
@@ -215,12 +217,15 @@ class ToMeMerging(Merging):
             weights that were trained with labels and without merging, and not for those of MAE off the shelf.
         order: output order, see `plan`.
         protected: leading tokens that never merge; None for class, distillation and register tokens.
+        around: None, where tokens merge for good; "mlp" or "block", where only that branch works on merged tokens and
+            the stream keeps all of them, by the block's keys or by its input.
     """
 
     r: int | tuple[int, float] | list[int]
     prop_attn: bool = True
     order: str = "grouped"
     protected: int | None = None
+    around: str | None = None
 
     def __hash__(self) -> int:
         return hash(repr(self))  # a schedule may be a list
@@ -230,6 +235,7 @@ class ToMeMerging(Merging):
         check_choice("ToMeMerging", "order", self.order, ("grouped", "positional", "score"))
         check_flag("ToMeMerging", "prop_attn", self.prop_attn)
         check_prefix_option("ToMeMerging", self.protected)
+        check_around_option("ToMeMerging", self.around, BRANCHES)
 
     @property
     def proportional(self) -> bool:
@@ -252,8 +258,9 @@ class ToMeMerging(Merging):
 
 
 def _multiply_adds(step: Step, config: ViTConfig) -> int:
-    """Similarities of every even with every odd token, on the mean of the heads' keys."""
-    return -(-step.tokens_in // 2) * (step.tokens_in // 2) * config.head_dim
+    """Similarities of every even with every odd token, on the mean of the heads' keys, or on the tokens."""
+    width = config.dim if step.around == "block" else config.head_dim
+    return -(-step.tokens_in // 2) * (step.tokens_in // 2) * width
 
 
 DESCRIPTION = Description(
@@ -272,5 +279,6 @@ DESCRIPTION = Description(
     hint="tokens to remove per block, or one number each",
     multiply_adds=_multiply_adds,
     plan=plan,
+    around=BRANCHES,
 )
 ToMeMerging.DESCRIPTION = DESCRIPTION

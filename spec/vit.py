@@ -10,6 +10,23 @@ A block is `x + LS(attention(norm1(x)))`, then `x + LS(MLP(norm2(x)))`, as in ti
 - PatchMerger sits between two blocks. Its tokens are answers to queries, not groups of patches: sizes start again at
   one and pooling is their plain mean.
 
+ToMe and LTM can act around a branch instead: only that branch works on merged tokens, and the stream keeps all of them.
+With `W` the plan and `U` its share matrix, `f` the MLP's branch with its norm and LayerScale, and `b` the whole block,
+its own residual sums included:
+
+Rules:
+    VIT-1: Around the MLP a block gives x1 + U f(W x1), with x1 the stream after attention; ToMe plans by the keys of
+        the block, LTM by x1.
+    VIT-2: Around a block it gives x + U (b(W x) - W x); the plan is made from the input x, by ToMe as well.
+    VIT-3: Inside a block that a plan acts around sizes and mask are those of the merged tokens, and attention is
+        proportional where that is switched on.
+    VIT-4: After a block that a plan acts around, or whose MLP one does, the sizes and the mask of the stream are what
+        they were before it.
+    VIT-5: LTM's mask is the prior of the next one, in the stream and around branches, where the shapes repeat and no
+        token is padding.
+    VIT-6: Restored tokens are U x with the composed plan of the stream, made before the last norm; each counts one
+        and a token that was dropped is zero.
+
 Inference only: dropout and stochastic depth belong to the frameworks that train.
 """
 
@@ -17,66 +34,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from tokenmerge.spec.attention import attention, attention_weights
 from tokenmerge.spec.patch_merger import layer_norm
-from tokenmerge.spec.plan import DensePlan, PartitionPlan, Plan, SelectionPlan, compose
+from tokenmerge.spec.plan import Plan, SelectionPlan
 from tokenmerge.spec.pooling import mean_pool
 from tokenmerge.spec.precision import working_dtype
 from tokenmerge.spec.shared.calls import Calls
 from tokenmerge.spec.shared.vit_config import ViTConfig
-from tokenmerge.spec.shared.vit_steps import Step, steps
+from tokenmerge.spec.shared.vit_steps import Step, drops, steps
+from tokenmerge.spec.stream import Stream, ViTOutput, clear, compose_stream, restored
 
 Array = np.ndarray[Any, Any]
 Params = Mapping[str, Array]
 check = Calls(np.ndarray, batched=False)
-
-
-class ViTOutput(NamedTuple):
-    """What a network returns for one image.
-
-    Attributes:
-        logits: `(num_classes,)`, or the pooled features `(C,)` where there is no head.
-        tokens: `(P,C)` after the last norm, if that comes before pooling; a padded slot is zero.
-        size: `(P,)`, patches that a token stands for; None where every token counts one.
-        mask: `(P,)` bool, False for a padded slot; None where all are real.
-        plans: for every block its plan, or None where it merges nothing.
-        sizes: for every block the sizes of the tokens that its plan takes; None where every token counts one.
-    """
-
-    logits: Array
-    tokens: Array
-    size: Array | None
-    mask: Array | None
-    plans: tuple[Plan | None, ...]
-    sizes: tuple[Array | None, ...]
-
-    @property
-    def plan(self) -> Plan:
-        """The composed plan, from the tokens that enter the first block to the final ones."""
-        made = [(plan, size) for plan, size in zip(self.plans, self.sizes, strict=True) if plan is not None]
-        if not made:
-            return PartitionPlan(np.arange(len(self.tokens)))
-        composed = made[0][0]
-        for plan, size in made[1:]:
-            if isinstance(composed, DensePlan) or isinstance(plan, DensePlan):
-                # with the sizes that the network used, which a composed dense plan no longer knows
-                composed = DensePlan(plan.matrix(size) @ composed.matrix(), plan.mask)
-            else:
-                composed = compose(composed, plan)
-        return composed
-
-
-class Stream(NamedTuple):
-    """What flows from block to block."""
-
-    x: Array
-    size: Array | None = None
-    mask: Array | None = None
-    prior: Array | None = None
 
 
 def vit(image: Array, params: Params, config: ViTConfig) -> ViTOutput:
@@ -107,8 +81,12 @@ def vit(image: Array, params: Params, config: ViTConfig) -> ViTOutput:
         sizes.append(stream.size)
         stream, plan = block(stream, part(params, f"blocks.{index}."), config, step)
         plans.append(plan)
-    logits, tokens = head(stream, params, config, steps(config)[-1])
-    return ViTOutput(logits, tokens, stream.size, stream.mask, tuple(plans), tuple(sizes))
+    around = tuple(step.around for step in steps(config))
+    composed = compose_stream(plans, sizes, around) if config.restore else None
+    if composed is not None:
+        stream = restored(stream, composed, drops(config))
+    logits, tokens = head(stream, params, config)
+    return ViTOutput(logits, tokens, stream.size, stream.mask, tuple(plans), tuple(sizes), around)
 
 
 def embed(image: Array, params: Params, config: ViTConfig) -> Array:
@@ -128,6 +106,8 @@ def embed(image: Array, params: Params, config: ViTConfig) -> Array:
 
 def block(stream: Stream, params: Params, config: ViTConfig, step: Step) -> tuple[Stream, Plan | None]:
     """One block and its merger."""
+    if step.around == "block":
+        return block_of_merged(stream, params, config, step)
     x, size, mask, prior = stream
     plan: Plan | None = None
     query, key, value = heads(norm(x, params, "norm1", config), params, config)
@@ -144,18 +124,29 @@ def block(stream: Stream, params: Params, config: ViTConfig, step: Step) -> tupl
         stream = stream._replace(x=stream.x + branch)  # of the chosen tokens only
     else:
         stream = Stream(x + branch, size, mask, prior)
+    inner = stream
     if step.place == "mlp":
-        plan, stream = decide(step, stream, params, key)
-    hidden = gelu(linear(norm(stream.x, params, "norm2", config), params["mlp.fc1.weight"], params["mlp.fc1.bias"]))
-    x = stream.x + scale(linear(hidden, params["mlp.fc2.weight"], params["mlp.fc2.bias"]), params, "ls2.gamma")
-    stream = stream._replace(x=x)
+        plan, inner = decide(step, stream, params, key)
+    hidden = gelu(linear(norm(inner.x, params, "norm2", config), params["mlp.fc1.weight"], params["mlp.fc1.bias"]))
+    branch = scale(linear(hidden, params["mlp.fc2.weight"], params["mlp.fc2.bias"]), params, "ls2.gamma")
+    if step.around == "mlp":
+        assert plan is not None
+        return stream._replace(x=stream.x + plan.unmerge(branch), prior=inner.prior), plan
+    stream = inner._replace(x=inner.x + branch)
     if step.place == "block":
         plan, stream = decide(step, stream, params, key)
     return stream, plan
 
 
+def block_of_merged(stream: Stream, params: Params, config: ViTConfig, step: Step) -> tuple[Stream, Plan]:
+    """The whole block on merged tokens: `x + U (b(W x) - W x)`."""
+    plan, inner = decide(step, stream, params, stream.x[None])  # ToMe reads the tokens as the keys of one head
+    after, _ = block(inner, params, config, step.inside)
+    return stream._replace(x=stream.x + plan.unmerge(after.x - inner.x), prior=inner.prior), plan
+
+
 def decide(step: Step, stream: Stream, params: Params, key: Array) -> tuple[Plan, Stream]:
-    """The plan of a block's merger from what it reads, and the merged stream."""
+    """The plan of a block's merger from what it reads, keys `(H,N,d)` or tokens, and the merged stream."""
     merger = step.description
     assert merger is not None
     x, size, mask, prior = stream
@@ -197,12 +188,12 @@ def sample(step: Step, row: Array, value: Array, mask: Array | None) -> Selectio
     return SelectionPlan(indices.astype(int), filled, row.shape[1])
 
 
-def head(stream: Stream, params: Params, config: ViTConfig, last: Step) -> tuple[Array, Array]:
+def head(stream: Stream, params: Params, config: ViTConfig) -> tuple[Array, Array]:
     """Last norm, pooling and classifier: logits and tokens."""
     x = stream.x if config.pools_before_norm else norm(stream.x, params, "norm", config)
     x = clear(x, stream.mask)
     if config.pool == "mean":
-        first = last.prefix_out
+        first = config.prefix_tokens if config.restore else steps(config)[-1].prefix_out
         pooled = mean_pool(
             x[first:],
             size=None if stream.size is None else stream.size[first:],
@@ -260,8 +251,3 @@ def gelu(x: Array) -> Array:
     """
     erf = np.vectorize(math.erf, otypes=[x.dtype])
     return x * (erf(x / math.sqrt(2)) + 1) / 2
-
-
-def clear(x: Array, mask: Array | None) -> Array:
-    """Tokens with zeros in padded slots."""
-    return x if mask is None else np.where(mask[:, None], x, 0).astype(x.dtype)

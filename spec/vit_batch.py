@@ -28,6 +28,7 @@ class BatchOutput(NamedTuple):
     mask: Array | None
     plans: tuple[BatchPlan | None, ...]
     sizes: tuple[Array | None, ...]
+    around: tuple[str | None, ...]
 
     @property
     def plan(self) -> BatchPlan:
@@ -82,7 +83,8 @@ def _stack(each: list[ViTOutput], like: ViTOutput) -> BatchOutput:
 
     columns = {name: stack([getattr(o, name) for o in each], getattr(like, name)) for name in ViTOutput._fields[:4]}
     sizes = tuple(stack([o.sizes[i] for o in each], like.sizes[i]) for i in range(len(like.sizes)))  # type: ignore[misc]
-    return BatchOutput(**columns, plans=tuple(map(plan, range(len(like.plans)))), sizes=sizes)  # type: ignore[arg-type]
+    plans = tuple(map(plan, range(len(like.plans))))
+    return BatchOutput(**columns, plans=plans, sizes=sizes, around=like.around)  # type: ignore[arg-type]
 
 
 def _sample(output: BatchOutput, i: int) -> ViTOutput:
@@ -93,6 +95,7 @@ def _sample(output: BatchOutput, i: int) -> ViTOutput:
         None if output.mask is None else output.mask[i],
         tuple(None if plan is None else plan.samples[i] for plan in output.plans),
         tuple(None if size is None else size[i] for size in output.sizes),
+        output.around,
     )
 
 
@@ -105,4 +108,5 @@ def _blank(output: BatchOutput) -> ViTOutput:
         None,
         tuple(None if plan is None else plan.shape for plan in output.plans),
         tuple(None if size is None else np.ones(size.shape[1:]) for size in output.sizes),
+        output.around,
     )

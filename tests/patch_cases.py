@@ -26,7 +26,7 @@ MERGINGS: dict[str, tuple[str, dict[str, Any], Any]] = {
     "tome": ("tome", {"r": 3}, ToMeMerging(r=3)),
     "tome, schedule": ("tome", {"r": (3, -1.0), "prop_attn": False}, ToMeMerging(r=(3, -1.0), prop_attn=False)),
     "ats": ("ats", {"max_tokens": (9, 6, 4)}, ATSMerging((9, 6, 4))),
-    "ltm": ("ltm", {"compression_ratio": 0.6, "around": None}, LTMMerging(0.6)),
+    "ltm": ("ltm", {"compression_ratio": 0.6, "around": None}, LTMMerging(0.6, around=None)),
     "patch_merger": ("patch_merger", {"num_tokens_out": 4}, PatchMergerMerging(num_tokens_out=4)),
 }
 

@@ -36,20 +36,27 @@ NETWORKS: dict[str, dict[str, Any]] = {
     "patch_merger": {"merging": PatchMergerMerging(num_tokens_out=6), **MEAN},
     "patch_merger, last": {"merging": PatchMergerMerging(3, 2), **MEAN},
     "patch_merger, more tokens": {"merging": PatchMergerMerging(1, 90), **MEAN},
-    "ltm": {"merging": LTMMerging(0.6)},
-    "ltm, chained": {"merging": LTMMerging(1.0)},
-    "ltm, nothing protected": {"merging": LTMMerging(0.6, protected=0)},
-    "ltm, mean": {"merging": LTMMerging(0.5), **MEAN},
+    "ltm": {"merging": LTMMerging(0.6, around=None)},
+    "ltm, chained": {"merging": LTMMerging(1.0, around=None)},
+    "ltm, nothing protected": {"merging": LTMMerging(0.6, protected=0, around=None)},
+    "ltm, mean": {"merging": LTMMerging(0.5, around=None), **MEAN},
+    "ltm around mlp": {"merging": LTMMerging(0.6)},
+    "ltm around mlp, mean": {"merging": LTMMerging(0.5), **MEAN},
+    "ltm around block": {"register_tokens": 1, "merging": LTMMerging(0.5, around="block")},
+    "tome around mlp": {"merging": ToMeMerging(r=4, around="mlp")},
+    "tome around block": {"merging": ToMeMerging(r=4, around="block", protected=0), **MEAN},
+    "tome restored": {"merging": ToMeMerging(r=4), "restore": True},
     "mixture": {
         "merging": {
             0: ATSMerging((12,)),
             1: ToMeMerging(r=3),
-            2: LTMMerging(0.5),
+            2: LTMMerging(0.5, around=None),
         }
     },
+    "mixture around": {"merging": {0: ATSMerging((12,)), 1: ToMeMerging(r=3, around="block"), 2: LTMMerging(0.5)}},
     "mixture, mean": {
         "register_tokens": 1,
-        "merging": {0: ToMeMerging(r=3), 1: PatchMergerMerging(num_tokens_out=7), 2: LTMMerging(0.5)},
+        "merging": {0: ToMeMerging(r=3), 1: PatchMergerMerging(num_tokens_out=7), 2: LTMMerging(0.5, around=None)},
         **MEAN,
     },
 }
@@ -93,17 +100,20 @@ def seen_by_pytorch(config: ViTConfig, batch: int) -> dict[str, int]:
 
 def more_in_pytorch(config: ViTConfig, step: Step) -> int:
     """Products that our PyTorch makes in a block and that are not in the definition (positive), or the reverse."""
-    n, p, c = step.tokens_in, step.tokens_out, config.dim
+    n, p, c = step.tokens_in, step.tokens_merged, config.dim
     protected = dict(step.options).get("protected", 0)
     if step.merger == "tome":
         # protected tokens have similarity -inf by definition: theirs are never computed
         compared = (n + 1) // 2 * (n // 2)
         free = ((n + 1) // 2 - (protected + 1) // 2) * (n // 2 - protected // 2)
-        return (free - compared) * config.head_dim
+        return (free - compared) * (c if step.around == "block" else config.head_dim)
     if step.merger == "ltm":
         # protected tokens are in the products, with weight zero or one: in targets and step as columns, in the merge
-        # as columns and rows; sizes are merged by a product
-        more = 2 * (p - protected) * protected * c + (p * n - (p - protected) * (n - protected)) * c + 6 * p * n
+        # as columns and rows, and so in unmerging; sizes are merged by a product
+        whole = p * n - (p - protected) * (n - protected)
+        more = 2 * (p - protected) * protected * c + whole * c * (1 if step.around is None else 2)
+        if step.around != "mlp":
+            more += 6 * p * n
         before = steps(config)[: steps(config).index(step)]
         masked = any(each.merger == "ats" for each in before)
         if not masked and not step.chained and (n - protected) % (p - protected) == 0:
@@ -118,8 +128,9 @@ def pooling_product(config: ViTConfig) -> int:
     """The mean over tokens of different sizes, or of real tokens only, is a product with the weights."""
     merged_before = False
     for step in steps(config):
-        merged_before = (merged_before or bool(step.merger)) and step.merger != "patch_merger"
-    if config.pool != "mean" or not merged_before:
+        if step.around is None:
+            merged_before = (merged_before or bool(step.merger)) and step.merger != "patch_merger"
+    if config.pool != "mean" or not merged_before or config.restore:
         return 0
     last = steps(config)[-1]
     return (last.tokens_out - (last.prefix if last.merger != "patch_merger" else 0)) * config.dim
@@ -156,7 +167,7 @@ def test_ats_counts_its_class_row_and_the_chosen_queries_only() -> None:
 
 
 def test_ltm_counts_its_three_products() -> None:
-    assert flops(ViTConfig(merging=LTMMerging(0.8))).blocks[0].merging == 3 * 23_632_896  # docs/ltm.md
+    assert flops(ViTConfig(merging=LTMMerging(0.8, around=None))).blocks[0].merging == 3 * 23_632_896  # docs/ltm.md
 
 
 def test_the_total_is_the_sum_of_the_parts() -> None:

@@ -20,7 +20,8 @@ def test_a_vision_transformer_with_ltm(backend: str) -> None:
         out = model(torch.from_numpy(images))
     else:
         out = model(images)
-    assert [plan.num_tokens_out for plan in out.plans] == [158, 127, 102, 82, 66, 53, 43, 35, 29, 24, 20, 17]
+    assert [plan.num_tokens_out for plan in out.plans] == [158] * 12  # around every MLP
+    assert out.plan.num_tokens_out == 197
     assert out.logits.shape == (1, 1000)
 
 

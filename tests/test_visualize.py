@@ -32,7 +32,7 @@ from tokenmerge.visualize import layers, network, picture  # noqa: E402
 Array = np.ndarray[Any, Any]
 
 SMALL: dict[str, Any] = dict(image_size=32, patch_size=4, dim=16, depth=3, heads=2, num_classes=5)
-MIXTURE = {0: ATSMerging((40,)), 1: ToMeMerging(r=9), 2: LTMMerging(0.5)}
+MIXTURE = {0: ATSMerging((40,)), 1: ToMeMerging(r=9), 2: LTMMerging(0.5, around=None)}
 HARD = {0: ToMeMerging(r=9), 1: ATSMerging((40,)), 2: ToMeMerging(r=5)}
 NETWORKS: dict[str, dict[str, Any]] = {
     "none": {},
@@ -41,7 +41,7 @@ NETWORKS: dict[str, dict[str, Any]] = {
     "tome, nothing protected": {"merging": ToMeMerging(r=9, protected=0)},
     "ats": {"merging": ATSMerging((40, 40, 20))},
     "patch_merger": {"merging": PatchMergerMerging(), "pool": "mean"},
-    "ltm": {"merging": LTMMerging(0.5)},
+    "ltm": {"merging": LTMMerging(0.5, around=None)},
     "hard mixture": {"merging": HARD},
     "mixture": {"merging": MIXTURE},
 }

@@ -16,7 +16,8 @@ from tokenmerge.backends.jax.batches import ones
 from tokenmerge.backends.jax.check import check
 from tokenmerge.backends.jax.initializers import initializer
 from tokenmerge.backends.jax.numerics import floating, precision_name, told
-from tokenmerge.backends.jax.vit import ViTOutput, vit
+from tokenmerge.backends.jax.stream import ViTOutput
+from tokenmerge.backends.jax.vit import vit
 from tokenmerge.spec.shared import arguments
 from tokenmerge.spec.shared.merged import Merged
 from tokenmerge.spec.shared.vit_config import ViTConfig

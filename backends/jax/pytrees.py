@@ -12,6 +12,19 @@ from jax import export
 Kind = TypeVar("Kind")
 
 
+@jax.tree_util.register_static
+class Static(tuple[str | None, ...]):
+    """Words that a pytree carries along, and no compiler sees."""
+
+
+export.register_pytree_node_serialization(
+    Static,
+    serialized_name="tokenmerge.Static",
+    serialize_auxdata=lambda words: json.dumps(words).encode(),
+    deserialize_auxdata=lambda words: Static(json.loads(words)),
+)
+
+
 def pytree(*leaves: str) -> Callable[[type[Kind]], type[Kind]]:
     """Register a plan as a pytree of these fields, also for what `jax.export` writes.
 

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import export
 
 from tokenmerge.backends.jax.attention import attention_weights
 from tokenmerge.backends.jax.batches import ones, repeat
@@ -24,55 +23,17 @@ from tokenmerge.backends.jax.dropout import Dropout
 from tokenmerge.backends.jax.mergers import MERGERS
 from tokenmerge.backends.jax.numerics import floating, precision_name, told
 from tokenmerge.backends.jax.patch_merger import layer_norm
-from tokenmerge.backends.jax.plan import PartitionPlan, Plan, SelectionPlan, compose_layers
+from tokenmerge.backends.jax.plan import Plan, SelectionPlan, compose_layers
 from tokenmerge.backends.jax.pooling import mean_pool
 from tokenmerge.backends.jax.precision import layer_matmul, working_dtype
+from tokenmerge.backends.jax.pytrees import Static
+from tokenmerge.backends.jax.stream import Stream, ViTOutput, clear, restored, stream_plans
 from tokenmerge.spec.shared.vit_config import ViTConfig
 from tokenmerge.spec.shared.vit_parameters import is_merger_parameter
-from tokenmerge.spec.shared.vit_steps import Step, steps
+from tokenmerge.spec.shared.vit_steps import Step, drops, steps
 
 Array = jax.Array
 Params = Mapping[str, Array]
-
-
-class ViTOutput(NamedTuple):
-    """What a network returns; a pytree.
-
-    Attributes:
-        logits: `(B, num_classes)`, or the pooled features `(B,C)` where there is no head.
-        tokens: `(B,P,C)` after the last norm, if that comes before pooling; a padded slot is zero.
-        size: `(B,P)`, patches that a token stands for; None where every token counts one.
-        mask: `(B,P)` bool, False for a padded slot; None where all are real.
-        plans: for every block its plan, or None where it merges nothing.
-        sizes: for every block the sizes of the tokens that its plan takes; None where every token counts one.
-    """
-
-    logits: Array
-    tokens: Array
-    size: Array | None
-    mask: Array | None
-    plans: tuple[Plan | None, ...]
-    sizes: tuple[Array | None, ...]
-
-    @property
-    def plan(self) -> Plan:
-        """The composed plan, from the tokens that enter the first block to the final ones; made when asked for."""
-        made = [(plan, size) for plan, size in zip(self.plans, self.sizes, strict=True) if plan is not None]
-        if not made:
-            return PartitionPlan(repeat(jnp.arange(self.tokens.shape[1]), self.tokens), self.tokens.shape[1])
-        return compose_layers(made)
-
-
-export.register_namedtuple_serialization(ViTOutput, serialized_name="tokenmerge.ViTOutput")
-
-
-class Stream(NamedTuple):
-    """What flows from block to block."""
-
-    x: Array
-    size: Array | None = None
-    mask: Array | None = None
-    prior: Array | None = None
 
 
 def vit(
@@ -122,8 +83,12 @@ def _run(images: Array, params: Params, config: ViTConfig, key: Array | None, re
         own = None if key is None else jax.random.fold_in(key, index + 1)
         stream, plan = (jax.checkpoint(run) if remat else run)(stream, part(params, f"blocks.{index}."), own)
         plans.append(plan)
-    logits, tokens = head(stream, params, config, steps(config)[-1])
-    return ViTOutput(logits, tokens, stream.size, stream.mask, tuple(plans), tuple(sizes))
+    around = Static(step.around for step in steps(config))
+    moves = stream_plans(plans, sizes, around) if config.restore else []
+    if moves:
+        stream = restored(stream, compose_layers(moves), drops(config))
+    logits, tokens = head(stream, params, config)
+    return ViTOutput(logits, tokens, stream.size, stream.mask, tuple(plans), tuple(sizes), around)
 
 
 def in_dtype(params: Params, dtype: np.dtype[Any] | None) -> Params:
@@ -157,6 +122,8 @@ def block(
     stream: Stream, params: Params, rng: Array | None, *, config: ViTConfig, step: Step, path: float
 ) -> tuple[Stream, Plan | None]:
     """One block and its merger; `rng` is its key in training, `path` its rate of stochastic depth."""
+    if step.around == "block":
+        return block_of_merged(stream, params, rng, config, step, path)
     x, size, mask, _ = stream
     drop = Dropout(rng)
     plan: Plan | None = None
@@ -174,20 +141,33 @@ def block(
     if plan is not None:
         stream = merged(plan, stream)
     stream = stream._replace(x=stream.x + branch)  # of the chosen tokens only, if they are chosen
+    inner = stream
     if step.place == "mlp":
-        plan, stream = decide(step, stream, params, key)
-    hidden = linear(norm(stream.x, params, "norm2", config), params["mlp.fc1.weight"], params["mlp.fc1.bias"])
+        plan, inner = decide(step, stream, params, key)
+    hidden = linear(norm(inner.x, params, "norm2", config), params["mlp.fc1.weight"], params["mlp.fc1.bias"])
     hidden = drop(jax.nn.gelu(hidden, approximate=False), config.dropout)
     branch = drop(linear(hidden, params["mlp.fc2.weight"], params["mlp.fc2.bias"]), config.dropout)
     branch = drop.path(scale(branch, params, "ls2.gamma"), path)
-    stream = stream._replace(x=stream.x + branch)
+    if step.around == "mlp":
+        assert plan is not None
+        return stream._replace(x=stream.x + plan.unmerge(branch), prior=inner.prior), plan
+    stream = inner._replace(x=inner.x + branch)
     if step.place == "block":
         plan, stream = decide(step, stream, params, key)
     return stream, plan
 
 
+def block_of_merged(
+    stream: Stream, params: Params, rng: Array | None, config: ViTConfig, step: Step, path: float
+) -> tuple[Stream, Plan]:
+    """The whole block on merged tokens: `x + U (b(W x) - W x)`."""
+    plan, inner = decide(step, stream, params, stream.x[:, None])  # ToMe reads the tokens as the keys of one head
+    after, _ = block(inner, params, rng, config=config, step=step.inside, path=path)
+    return stream._replace(x=stream.x + plan.unmerge(after.x - inner.x), prior=inner.prior), plan
+
+
 def decide(step: Step, stream: Stream, params: Params, key: Array) -> tuple[Plan, Stream]:
-    """The plan of a block's merger from what it reads, and the merged stream."""
+    """The plan of a block's merger from what it reads, keys `(B,H,N,d)` or tokens, and the merged stream."""
     assert step.description is not None
     merger, inputs = MERGERS[step.merger], step.description.inputs
     x, size, mask, prior = stream
@@ -241,12 +221,12 @@ def take_queries(query: Array, plan: SelectionPlan) -> Array:
     return jnp.swapaxes(flat.reshape(b, plan.num_tokens_out, h, d), 1, 2)
 
 
-def head(stream: Stream, params: Params, config: ViTConfig, last: Step) -> tuple[Array, Array]:
+def head(stream: Stream, params: Params, config: ViTConfig) -> tuple[Array, Array]:
     """Last norm, pooling and classifier: logits and tokens."""
     x = stream.x if config.pools_before_norm else norm(stream.x, params, "norm", config)
     x = clear(x, stream.mask)
     if config.pool == "mean":
-        first = last.prefix_out
+        first = config.prefix_tokens if config.restore else steps(config)[-1].prefix_out
         pooled = mean_pool(
             x[:, first:],
             size=None if stream.size is None else stream.size[:, first:],
@@ -305,8 +285,3 @@ def norm(x: Array, params: Params, name: str, config: ViTConfig) -> Array:
 def scale(x: Array, params: Params, name: str) -> Array:
     """LayerScale, where the network has it."""
     return x * params[name] if name in params else x
-
-
-def clear(x: Array, mask: Array | None) -> Array:
-    """Tokens with zeros in padded slots."""
-    return x if mask is None else jnp.where(mask[:, :, None], x, 0)

@@ -14,7 +14,8 @@ from tokenmerge.backends.jax.check import check
 from tokenmerge.backends.jax.initializers import drawn_parameters
 from tokenmerge.backends.jax.named import Named
 from tokenmerge.backends.jax.numerics import floating, precision_name
-from tokenmerge.backends.jax.vit import ViTOutput, vit
+from tokenmerge.backends.jax.stream import ViTOutput
+from tokenmerge.backends.jax.vit import vit
 from tokenmerge.spec.shared.arguments import check_flag, parameter
 from tokenmerge.spec.shared.vit_config import ViTConfig
 from tokenmerge.spec.shared.vit_parameters import check_parameters, initial_parameters, parameter_shapes

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from scipy.special import erf
@@ -12,54 +12,17 @@ from tokenmerge.backends.numpy.attention import attention, attention_weights
 from tokenmerge.backends.numpy.check import check
 from tokenmerge.backends.numpy.mergers import MERGERS
 from tokenmerge.backends.numpy.patch_merger import layer_norm
-from tokenmerge.backends.numpy.plan import PartitionPlan, Plan, SelectionPlan, compose_layers
+from tokenmerge.backends.numpy.plan import Plan, SelectionPlan, compose_layers
 from tokenmerge.backends.numpy.pooling import mean_pool
 from tokenmerge.backends.numpy.precision import working_dtype
+from tokenmerge.backends.numpy.stream import Stream, ViTOutput, clear, restored, stream_plans
 from tokenmerge.spec.shared.arguments import parameter
 from tokenmerge.spec.shared.vit_config import ViTConfig
 from tokenmerge.spec.shared.vit_parameters import check_parameters, initial_parameters
-from tokenmerge.spec.shared.vit_steps import Step, steps
+from tokenmerge.spec.shared.vit_steps import Step, drops, steps
 
 Array = np.ndarray[Any, Any]
 Params = Mapping[str, Array]
-
-
-class ViTOutput(NamedTuple):
-    """What a network returns.
-
-    Attributes:
-        logits: `(B, num_classes)`, or the pooled features `(B,C)` where there is no head.
-        tokens: `(B,P,C)` after the last norm, if that comes before pooling; a padded slot is zero.
-        size: `(B,P)`, patches that a token stands for; None where every token counts one.
-        mask: `(B,P)` bool, False for a padded slot; None where all are real.
-        plans: for every block its plan, or None where it merges nothing.
-        sizes: for every block the sizes of the tokens that its plan takes; None where every token counts one.
-    """
-
-    logits: Array
-    tokens: Array
-    size: Array | None
-    mask: Array | None
-    plans: tuple[Plan | None, ...]
-    sizes: tuple[Array | None, ...]
-
-    @property
-    def plan(self) -> Plan:
-        """The composed plan, from the tokens that enter the first block to the final ones; made when asked for."""
-        made = [(plan, size) for plan, size in zip(self.plans, self.sizes, strict=True) if plan is not None]
-        if not made:
-            b, n, _ = self.tokens.shape
-            return PartitionPlan(np.tile(np.arange(n), (b, 1)), n)
-        return compose_layers(made)
-
-
-class Stream(NamedTuple):
-    """What flows from block to block."""
-
-    x: Array
-    size: Array | None = None
-    mask: Array | None = None
-    prior: Array | None = None
 
 
 class ViT:
@@ -130,8 +93,12 @@ def vit(images: Array, params: Params, config: ViTConfig) -> ViTOutput:
         sizes.append(stream.size)
         stream, plan = block(stream, part(params, f"blocks.{index}."), config, step)
         plans.append(plan)
-    logits, tokens = head(stream, params, config, steps(config)[-1])
-    return ViTOutput(logits, tokens, stream.size, stream.mask, tuple(plans), tuple(sizes))
+    around = tuple(step.around for step in steps(config))
+    moves = stream_plans(plans, sizes, around) if config.restore else []
+    if moves:
+        stream = restored(stream, compose_layers(moves), drops(config))
+    logits, tokens = head(stream, params, config)
+    return ViTOutput(logits, tokens, stream.size, stream.mask, tuple(plans), tuple(sizes), around)
 
 
 def embed(images: Array, params: Params, config: ViTConfig) -> Array:
@@ -151,6 +118,8 @@ def embed(images: Array, params: Params, config: ViTConfig) -> Array:
 
 def block(stream: Stream, params: Params, config: ViTConfig, step: Step) -> tuple[Stream, Plan | None]:
     """One block and its merger."""
+    if step.around == "block":
+        return block_of_merged(stream, params, config, step)
     x, size, mask, _ = stream
     plan: Plan | None = None
     query, key, value = heads(norm(x, params, "norm1", config), params, config)
@@ -165,18 +134,29 @@ def block(stream: Stream, params: Params, config: ViTConfig, step: Step) -> tupl
     if plan is not None:
         stream = merged(plan, stream)
     stream = stream._replace(x=stream.x + branch)  # of the chosen tokens only, if they are chosen
+    inner = stream
     if step.place == "mlp":
-        plan, stream = decide(step, stream, params, key)
-    hidden = gelu(linear(norm(stream.x, params, "norm2", config), params["mlp.fc1.weight"], params["mlp.fc1.bias"]))
+        plan, inner = decide(step, stream, params, key)
+    hidden = gelu(linear(norm(inner.x, params, "norm2", config), params["mlp.fc1.weight"], params["mlp.fc1.bias"]))
     branch = scale(linear(hidden, params["mlp.fc2.weight"], params["mlp.fc2.bias"]), params, "ls2.gamma")
-    stream = stream._replace(x=stream.x + branch)
+    if step.around == "mlp":
+        assert plan is not None
+        return stream._replace(x=stream.x + plan.unmerge(branch), prior=inner.prior), plan
+    stream = inner._replace(x=inner.x + branch)
     if step.place == "block":
         plan, stream = decide(step, stream, params, key)
     return stream, plan
 
 
+def block_of_merged(stream: Stream, params: Params, config: ViTConfig, step: Step) -> tuple[Stream, Plan]:
+    """The whole block on merged tokens: `x + U (b(W x) - W x)`."""
+    plan, inner = decide(step, stream, params, stream.x[:, None])  # ToMe reads the tokens as the keys of one head
+    after, _ = block(inner, params, config, step.inside)
+    return stream._replace(x=stream.x + plan.unmerge(after.x - inner.x), prior=inner.prior), plan
+
+
 def decide(step: Step, stream: Stream, params: Params, key: Array) -> tuple[Plan, Stream]:
-    """The plan of a block's merger from what it reads, and the merged stream."""
+    """The plan of a block's merger from what it reads, keys `(B,H,N,d)` or tokens, and the merged stream."""
     assert step.description is not None
     merger, inputs = MERGERS[step.merger], step.description.inputs
     x, size, mask, prior = stream
@@ -231,12 +211,12 @@ def take_queries(query: Array, plan: SelectionPlan) -> Array:
     return np.swapaxes(flat.reshape(b, plan.num_tokens_out, h, d), 1, 2)
 
 
-def head(stream: Stream, params: Params, config: ViTConfig, last: Step) -> tuple[Array, Array]:
+def head(stream: Stream, params: Params, config: ViTConfig) -> tuple[Array, Array]:
     """Last norm, pooling and classifier: logits and tokens."""
     x = stream.x if config.pools_before_norm else norm(stream.x, params, "norm", config)
     x = clear(x, stream.mask)
     if config.pool == "mean":
-        first = last.prefix_out
+        first = config.prefix_tokens if config.restore else steps(config)[-1].prefix_out
         pooled = mean_pool(
             x[:, first:],
             size=None if stream.size is None else stream.size[:, first:],
@@ -292,8 +272,3 @@ def gelu(x: Array) -> Array:
     array([-0.1587,  0.    ,  0.8413])
     """
     return x * (erf(x / x.dtype.type(2**0.5)) + 1) / 2
-
-
-def clear(x: Array, mask: Array | None) -> Array:
-    """Tokens with zeros in padded slots."""
-    return x if mask is None else np.where(mask[:, :, None], x, np.zeros((), x.dtype))

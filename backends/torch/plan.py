@@ -75,6 +75,14 @@ class Plan:
         """`x^ = U y`: `(B,P,C)` back to `(B,N,C)`, in the dtype of `y`; a dropped token comes back as zeros."""
         raise NotImplementedError
 
+    def merge_cleared(self, x: Tensor, size: Tensor | None = None) -> Tensor:
+        """`merge` of tokens whose padding is cleared, as inside a network: nothing has to be kept out of a product."""
+        return self.merge(x, size)
+
+    def unmerge_cleared(self, y: Tensor) -> Tensor:
+        """`unmerge` of such tokens."""
+        return self.unmerge(y)
+
     @property
     def _tensor(self) -> Tensor:
         """The tensor that encodes the matrix."""
@@ -351,8 +359,15 @@ class DensePlan(Plan):
 
     def merge_both(self, x: Tensor, size: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Both of tokens whose padding is cleared, as inside a network: nothing has to be kept out of the product."""
+        return self.merge_cleared(x, size), self.merge_size(size)
+
+    def merge_cleared(self, x: Tensor, size: Tensor | None = None) -> Tensor:
         self._check_merge(x, size)
-        return matmul(self.weights, x.to(working_dtype(x))).to(x.dtype), self.merge_size(size)
+        return matmul(self.weights, x.to(working_dtype(x))).to(x.dtype)
+
+    def unmerge_cleared(self, y: Tensor) -> Tensor:
+        self._check_unmerge(y)
+        return matmul(self.share(), y.to(working_dtype(y))).to(y.dtype)
 
     def share(self) -> Tensor:
         w = self.weights

@@ -7,7 +7,7 @@ token's, where ATS needs it. Shapes depend on the configuration alone, so the wh
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import nn
@@ -23,49 +23,12 @@ from tokenmerge.backends.torch.mergers import MERGERS
 from tokenmerge.backends.torch.plan import DensePlan, PartitionPlan, Plan, SelectionPlan, compose_layers
 from tokenmerge.backends.torch.pooling import mean_pool
 from tokenmerge.backends.torch.precision import working_dtype
+from tokenmerge.backends.torch.stream import Stream, ViTOutput, clear, restored, stream_plans
 from tokenmerge.spec.shared.vit_config import ViTConfig
 from tokenmerge.spec.shared.vit_parameters import check_parameters, initial_parameters
-from tokenmerge.spec.shared.vit_steps import Step, steps
+from tokenmerge.spec.shared.vit_steps import Step, drops, steps
 
 Tensor = torch.Tensor
-
-
-class ViTOutput(NamedTuple):
-    """What a network returns.
-
-    Attributes:
-        logits: `(B, num_classes)`, or the pooled features `(B,C)` where there is no head.
-        tokens: `(B,P,C)` after the last norm, if that comes before pooling; a padded slot is zero.
-        size: `(B,P)`, patches that a token stands for; None where every token counts one.
-        mask: `(B,P)` bool, False for a padded slot; None where all are real.
-        plans: for every block its plan, or None where it merges nothing.
-        sizes: for every block the sizes of the tokens that its plan takes; None where every token counts one.
-    """
-
-    logits: Tensor
-    tokens: Tensor
-    size: Tensor | None
-    mask: Tensor | None
-    plans: tuple[Plan | None, ...]
-    sizes: tuple[Tensor | None, ...]
-
-    @property
-    def plan(self) -> Plan:
-        """The composed plan, from the tokens that enter the first block to the final ones; made when asked for."""
-        made = [(plan, size) for plan, size in zip(self.plans, self.sizes, strict=True) if plan is not None]
-        if not made:
-            b, n, _ = self.tokens.shape
-            return PartitionPlan(torch.arange(n, device=self.tokens.device).repeat(b, 1), n)
-        return compose_layers(made)
-
-
-class Stream(NamedTuple):
-    """What flows from block to block."""
-
-    x: Tensor
-    size: Tensor | None = None
-    mask: Tensor | None = None
-    prior: Tensor | None = None
 
 
 class ViT(nn.Module):
@@ -104,8 +67,9 @@ class ViT(nn.Module):
         self.pos_drop = nn.Dropout(config.emb_dropout)
         self.norm_pre = nn.LayerNorm(dim, config.norm_eps) if config.pre_norm else nn.Identity()
         self.blocks = nn.ModuleList(Block(config, step, index) for index, step in enumerate(steps(config)))
-        last = steps(config)[-1]
-        self.pooled = slice(last.prefix_out, None)  # the tokens that are averaged
+        self.around, self.drops = tuple(step.around for step in steps(config)), drops(config)
+        front = config.prefix_tokens if config.restore else steps(config)[-1].prefix_out
+        self.pooled = slice(front, None)  # the tokens that are averaged
         self.norm = nn.Identity() if config.pools_before_norm else nn.LayerNorm(dim, config.norm_eps)
         self.fc_norm = nn.LayerNorm(dim, config.norm_eps) if config.pools_before_norm else nn.Identity()
         if config.num_classes:
@@ -143,8 +107,11 @@ class ViT(nn.Module):
             sizes.append(stream.size)
             stream, plan = block(stream)
             plans.append(plan)
+        moves = stream_plans(plans, sizes, self.around) if self.config.restore else []
+        if moves:
+            stream = restored(stream, compose_layers(moves), self.drops)
         logits, tokens = self._head(stream)
-        return ViTOutput(logits, tokens, stream.size, stream.mask, tuple(plans), tuple(sizes))
+        return ViTOutput(logits, tokens, stream.size, stream.mask, tuple(plans), tuple(sizes), self.around)
 
     def _embed(self, images: Tensor) -> Tensor:
         """Patches row by row, tokens in front, position embedding: `(B,N,C)`."""
@@ -160,7 +127,7 @@ class ViT(nn.Module):
 
     def _head(self, stream: Stream) -> tuple[Tensor, Tensor]:
         """Last norm, pooling and classifier: logits and tokens."""
-        x = _clear(self.norm(stream.x), stream.mask)
+        x = clear(self.norm(stream.x), stream.mask)
         if self.config.pool == "class":
             pooled = x[:, 0]
         else:
@@ -208,6 +175,7 @@ class Block(nn.Module):
         self.attn = Attention(config)
         self.norm2 = nn.LayerNorm(config.dim, config.norm_eps)
         self.mlp = Mlp(config)
+        self.inside = step.inside
         scaled = config.layer_scale is not None
         self.ls1 = LayerScale(config.dim) if scaled else nn.Identity()
         self.ls2 = LayerScale(config.dim) if scaled else nn.Identity()
@@ -215,22 +183,38 @@ class Block(nn.Module):
         self.merger = _merger(config, step)
 
     def forward(self, stream: Stream) -> tuple[Stream, Plan | None]:
+        if self.step.around != "block":
+            return self._run(stream, self.step)
+        x, size, mask, _ = stream
+        plan, prior = self._plan(stream, x)
+        merged, sizes = plan.merge_both(clear(x, mask), _ones(x) if size is None else size)
+        after, _ = self._run(Stream(merged, sizes, plan.mask), self.inside)
+        return stream._replace(x=x + plan.unmerge_cleared(after.x - merged), prior=prior), plan
+
+    def _run(self, stream: Stream, step: Step) -> tuple[Stream, Plan | None]:
         x, size, mask, prior = stream
         plan: Plan | None = None
         merger: Any = self.merger
-        place = self.step.place
-        if size is None and place in ("attention", "mlp"):
-            size = x.new_ones(x.shape[:2], dtype=working_dtype(x))  # no coarser than the tokens
+        place = step.place
+        if size is None and step.around is None and place in ("attention", "mlp"):
+            size = _ones(x)
         query, key, value = self.attn.heads(self.norm1(x))
-        counted, hidden = hide(size if self.step.proportional else None, mask, key)  # never where all sizes are one
+        counted, hidden = hide(size if step.proportional else None, mask, key)  # never where all sizes are one
         if place == "attention":
             row = attention_weights(query[:, :, :1], key, size=counted, mask=hidden)[:, :, 0]
-            plan = sample(merger, row, value, self.step.prefix, mask)
+            plan = sample(merger, row, value, step.prefix, mask)
             query = take_queries(query, plan)
         branch = self.drop_path(self.ls1(self.attn(query, key, value, counted, hidden)))
+        if step.around == "mlp":
+            stream = stream._replace(x=x + branch)
+            plan, prior = self._plan(stream, key)
+            merged = plan.merge_cleared(clear(stream.x, mask), size)
+            return stream._replace(
+                x=stream.x + plan.unmerge_cleared(self._branch(self.norm2(merged))), prior=prior
+            ), plan
         normalized = None
         if place == "mlp" and "metric" in self.inputs:
-            plan = merger.plan(key.mean(dim=1, dtype=working_dtype(key)), mask=mask)
+            plan, _ = self._plan(stream, key)
             assert isinstance(plan, PartitionPlan) and size is not None
             x, size, normalized = merge_sum(plan, x, branch, size, self.norm2)
         else:
@@ -238,18 +222,31 @@ class Block(nn.Module):
                 x, size = plan.merge_both(x, size)
             x = x + branch  # which has the chosen tokens only, if they are chosen
             if place == "mlp":
-                x = _clear(x, mask)
-                plan = merger.plan(x, mask=mask, **({"prior": prior} if self.step.chained else {}))
-                assert plan is not None
-                prior = chain(plan, merger.protected) if self.step.chains and isinstance(plan, DensePlan) else prior
+                x = clear(x, mask)
+                plan, prior = self._plan(stream._replace(x=x), key)
                 x, size = plan.merge_both(x, size)
         if plan is not None:
             mask = plan.mask
-        x = x + self.drop_path(self.ls2(self.mlp(self.norm2(x) if normalized is None else normalized)))
+        x = x + self._branch(self.norm2(x) if normalized is None else normalized)
         if place == "block":
             x, _, mask, plan = merger(x, mask=mask)
             size = None  # its tokens are answers to queries, not groups of patches: each counts one
         return Stream(x, size, mask, prior), plan
+
+    def _plan(self, stream: Stream, metric: Tensor) -> tuple[Plan, Tensor | None]:
+        """The merger's plan, by keys `(B,H,N,d)` or tokens `(B,N,C)` if it reads a metric; and the next prior."""
+        merger: Any = self.merger
+        if "metric" in self.inputs:
+            each = metric.to(working_dtype(metric)) if metric.ndim == 3 else metric.mean(1, dtype=working_dtype(metric))
+            return merger.plan(each, mask=stream.mask), stream.prior
+        given = {"prior": stream.prior} if self.step.chained else {}
+        plan = merger.plan(clear(stream.x, stream.mask), mask=stream.mask, **given)
+        hands_on = self.step.chains and isinstance(plan, DensePlan)
+        return plan, chain(plan, merger.protected) if hands_on else stream.prior
+
+    def _branch(self, normalized: Tensor) -> Tensor:
+        """What the MLP adds."""
+        return self.drop_path(self.ls2(self.mlp(normalized)))
 
 
 class Attention(nn.Module):
@@ -378,6 +375,6 @@ def _merger(config: ViTConfig, step: Step) -> Merger | None:
     return MERGERS[step.merger](**wanted, **dict(step.options))
 
 
-def _clear(x: Tensor, mask: Tensor | None) -> Tensor:
-    """Tokens with zeros in padded slots."""
-    return x if mask is None else torch.where(mask[:, :, None], x, 0)
+def _ones(x: Tensor) -> Tensor:
+    """Sizes of tokens that count one each, no coarser than the tokens."""
+    return x.new_ones(x.shape[:2], dtype=working_dtype(x))

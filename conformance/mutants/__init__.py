@@ -13,6 +13,7 @@ from tokenmerge.conformance.mutants import (
     frameworks,
     information_bottleneck,
     ltm,
+    network,
     patch_merger,
     plan,
     pooling,
@@ -20,7 +21,7 @@ from tokenmerge.conformance.mutants import (
 )
 from tokenmerge.conformance.mutants.mutant import Mutant
 
-_ROOMS = (plan, tome, ats, patch_merger, ltm, information_bottleneck, attention, pooling, calls, frameworks)
+_ROOMS = (plan, tome, ats, patch_merger, ltm, information_bottleneck, attention, pooling, network, calls, frameworks)
 
 MUTANTS: dict[str, Mutant] = {mutant.name: mutant for room in _ROOMS for mutant in room.MUTANTS}
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
-from tokenmerge.spec.shared.arguments import check_integer
+from tokenmerge.spec.shared.arguments import check_choice, check_integer, shown
 
 if TYPE_CHECKING:
     from tokenmerge.spec.shared.vit_config import ViTConfig
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 REQUIRED = object()  # the default of an option that has to be given
 PLACES = ("attention", "mlp", "block")
+BRANCHES = ("mlp", "block")
 SIZES = ("added", "kept", "fresh")
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 
@@ -43,10 +44,12 @@ class Merging:
     Attributes:
         DESCRIPTION: of the merger.
         NETWORK: options of `ViTConfig` that the network needs to live with it, beside the merging itself.
+        around: None where its plan acts on the stream of tokens, "mlp" or "block" where it acts around that branch.
     """
 
     DESCRIPTION: ClassVar[Description]
     NETWORK: ClassVar[Mapping[str, Any]] = NOTHING
+    around: str | None = None
 
     @property
     def proportional(self) -> bool:
@@ -92,6 +95,8 @@ class Description:
         values: what is mixed in place of the tokens, from the tokens, the parameters and the mask; None for themselves.
         hand_on: the mask inside a plan, for the next block of the same kind; None where nothing is handed on.
         parameters: what it learns, with axes: M slots, C channels.
+        around: the branches around which its plan can act, while the stream keeps all tokens: those for whose merged
+            tokens, means of tokens, that says something.
         sizes: what becomes of the sizes: "added" up in the merged tokens, "kept" by the tokens that stay, or "fresh"
             because its tokens stand for no patches.
         pads: whether its plans have padded slots. ends_prefix: whether the tokens in front are gone afterwards.
@@ -115,6 +120,7 @@ class Description:
     values: Callable[..., Any] | None = None
     hand_on: Callable[..., Any] | None = None
     parameters: Mapping[str, str] = field(default_factory=dict)
+    around: tuple[str, ...] = ()
     sizes: str = "added"
     pads: bool = False
     ends_prefix: bool = False
@@ -166,6 +172,17 @@ def check_prefix_option(owner: str, protected: Any) -> None:
     """Check `protected`, which is None for the network's own tokens in front."""
     if protected is not None:
         check_integer(owner, "protected", protected, minimum=0)
+
+
+def check_around_option(owner: str, around: Any, places: tuple[str, ...] = ()) -> None:
+    """Check `around`, which is None for the stream, or one of `places`."""
+    if around is None:
+        return
+    if not places:
+        raise ValueError(
+            f"{owner}: `around` must be None, because its tokens are no means of all others, got {shown(around)}"
+        )
+    check_choice(owner, "around", around, places)
 
 
 def protected_tokens(protected: int | None, prefix: int, tokens: int) -> int:

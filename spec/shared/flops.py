@@ -61,6 +61,7 @@ def flops(config: ViTConfig) -> Flops:
         attention   3 N C^2 + 2 Q N C + Q C^2       Q = P in a block with ATS, else N
         mlp         2 T C D                         T = N in a block that PatchMerger follows, else P
         merging     ToMe ceil(N/2) floor(N/2) d, ATS N C, LTM 3 n P' C, PatchMerger 2 M N C
+        around      LTM 4 n P' C, with unmerging; around a block its attention has P for N, and ToMe C for d
 
     Args:
         config: the network; `C` its width, `D` the width of its MLP, `d` that of a head. Without the protected tokens
@@ -86,9 +87,9 @@ def flops(config: ViTConfig) -> Flops:
 
 
 def _block(config: ViTConfig, step: Step) -> BlockFlops:
-    n, c = step.tokens_in, config.dim
+    n, c = step.tokens_merged if step.around == "block" else step.tokens_in, config.dim
     queries = step.tokens_out if step.place == "attention" else n  # only the chosen ones attend
-    through_mlp = n if step.place == "block" else step.tokens_out
+    through_mlp = n if step.place == "block" else step.tokens_merged
     return BlockFlops(
         attention=3 * n * c * c + 2 * queries * n * c + queries * c * c,
         mlp=2 * through_mlp * c * config.hidden_dim,

@@ -41,6 +41,8 @@ class ViTConfig:
         merging: None, one of `ToMeMerging`, `ATSMerging`, `PatchMergerMerging`, `LTMMerging`, or a mapping from blocks
             (an index, or a range of them) to one of these, which mixes them; schedules run over the blocks of their
             entry.
+        restore: whether tokens are unmerged when the last block is done, before the last norm, for whoever reads a
+            grid; dropped ones come back as zeros.
 
     Raises:
         TypeError, ValueError: an option of the wrong type or out of range, or options that contradict each other.
@@ -77,6 +79,7 @@ class ViTConfig:
     merging: Merging | Mapping[Blocks, Merging] | tuple[tuple[range | tuple[int, ...], Merging], ...] | None = field(
         default=None
     )
+    restore: bool = False
 
     def __post_init__(self) -> None:
         owner = "ViTConfig"
@@ -86,7 +89,7 @@ class ViTConfig:
             check_integer(owner, name, getattr(self, name), minimum=0)
         if self.mlp_dim is not None:
             check_integer(owner, "mlp_dim", self.mlp_dim, minimum=1)
-        flags = ("class_token", "distillation_token", "qkv_bias", "qk_norm", "pre_norm", "no_embed_class")
+        flags = ("class_token", "distillation_token", "qkv_bias", "qk_norm", "pre_norm", "no_embed_class", "restore")
         for name in flags if self.fc_norm is None else (*flags, "fc_norm"):
             check_flag(owner, name, getattr(self, name))
         if self.layer_scale is not None:

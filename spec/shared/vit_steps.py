@@ -20,6 +20,8 @@ class Step(NamedTuple):
     description: of its merger; None for a block that merges nothing.
     options: of the merger, in the order of its constructor, without what the shapes say.
     tokens_in: tokens that enter the block; tokens_out: that leave it, after merging.
+    tokens_merged: tokens that the merger leaves, for good or for the branch that it acts around.
+    around: None where the merger acts on the stream, "mlp" or "block" where it acts around that branch.
     prefix: class, distillation and register tokens among those that enter; prefix_out: among those that leave.
     proportional: whether attention adds the logarithm of the sizes.
     chained: whether the merger gets the mask of the one before as its prior; chains: whether it hands one on.
@@ -29,6 +31,8 @@ class Step(NamedTuple):
     options: tuple[tuple[str, Any], ...]
     tokens_in: int
     tokens_out: int
+    tokens_merged: int
+    around: str | None
     prefix: int
     prefix_out: int
     proportional: bool
@@ -45,9 +49,15 @@ class Step(NamedTuple):
         """Where it acts: "attention", "mlp", "block" (see `Description`), or "" for nowhere."""
         return self.description.place if self.description else ""
 
+    @property
+    def inside(self) -> Step:
+        """The block that a merger acts around: it has the merged tokens, and no merger."""
+        tokens = self.tokens_merged
+        return self._replace(description=None, options=(), tokens_in=tokens, tokens_out=tokens, around=None)
+
     def parameter_shapes(self, dim: int) -> dict[str, tuple[int, ...]]:
         """Shapes of what the merger of this block learns."""
-        return self.description.parameter_shapes(self.tokens_out, dim) if self.description else {}
+        return self.description.parameter_shapes(self.tokens_merged, dim) if self.description else {}
 
 
 @lru_cache(maxsize=256)
@@ -68,26 +78,36 @@ def steps(config: ViTConfig) -> tuple[Step, ...]:
     before: tuple[int, int] | None = None  # shape of the mask that the last merger handed on
     made = []
     for block in range(config.depth):
+        plain = (None, (), tokens, tokens, tokens, None, prefix, prefix)
         if block not in wanted:
-            made.append(Step(None, (), tokens, tokens, prefix, prefix, proportional and sized, False, False))
+            made.append(Step(*plain, proportional and sized, False, False))
             continue
         merging, amount = wanted[block]
-        description, move = merging.DESCRIPTION, merging.move(amount, tokens, prefix)
+        description, move, around = merging.DESCRIPTION, merging.move(amount, tokens, prefix), merging.around
         proportional |= merging.proportional
-        counts = proportional and sized
         if description.decides and move.tokens_out == tokens:
-            made.append(Step(None, (), tokens, tokens, prefix, prefix, counts, False, False))
+            made.append(Step(*plain, proportional and sized, False, False))
             continue
+        # attention inside of a block that a merger acts around has that merger's sizes
+        counts = proportional and (sized or (around == "block" and description.sizes == "added"))
         chains = move.prior is not None
         chained = chains and before == move.prior and not masked
-        prefix_out = 0 if description.ends_prefix else prefix
-        shapes = (tokens, move.tokens_out, prefix, prefix_out)
-        made.append(Step(description, move.options, *shapes, counts, chained, chains))
         before = move.prior
+        prefix_out = 0 if description.ends_prefix else prefix
+        tokens_out = move.tokens_out if around is None else tokens
+        shapes = (tokens, tokens_out, move.tokens_out, around, prefix, prefix_out)
+        made.append(Step(description, move.options, *shapes, counts, chained, chains))
+        if around is not None:
+            continue  # the stream is as it was
         sized = {"added": True, "kept": sized, "fresh": False}[description.sizes]
         masked = (masked or description.pads) and description.sizes != "fresh"
-        tokens, prefix = move.tokens_out, prefix_out
+        tokens, prefix = tokens_out, prefix_out
     return tuple(made)
+
+
+def drops(config: ViTConfig) -> bool:
+    """Whether tokens may be gone when the last block is done, so that no plan brings them back."""
+    return any(step.description is not None and step.description.pads for step in steps(config))
 
 
 def _wanted(config: ViTConfig) -> dict[int, tuple[Merging, int]]:

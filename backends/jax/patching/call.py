@@ -13,8 +13,7 @@ from typing import Any, NamedTuple
 import jax
 
 from tokenmerge.backends.jax.patching.adapter import Stream
-from tokenmerge.backends.jax.plan import Plan
-from tokenmerge.backends.jax.vit import ViTOutput
+from tokenmerge.backends.jax.plan import Plan, compose_layers
 
 Array = jax.Array
 
@@ -88,5 +87,5 @@ def unmerged(stream: Stream) -> Array:
     """All the tokens again, `(B,N,C)`; dropped ones are zeros."""
     if not stream.merged:
         return stream.x
-    joined = ViTOutput(stream.x, stream.x, stream.size, stream.mask, stream.plans, stream.sizes).plan
-    return joined.unmerge(stream.x)
+    of_blocks = zip(stream.plans, stream.sizes, strict=True)
+    return compose_layers([(plan, size) for plan, size in of_blocks if plan is not None]).unmerge(stream.x)

@@ -39,4 +39,5 @@ WITHOUT = {
     "CALL-12": "about how options are given: give them by position, and leave out those that are the defaults",
     "PLAN-9": "about the result beside its plan; the plan's mask is under expected",
     "PLAN-10": "about setting fields of a plan",
+    **{f"VIT-{number}": "about networks: compare yours with `tokenmerge.spec.vit`" for number in range(1, 7)},
 }

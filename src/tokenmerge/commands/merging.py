@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from tokenmerge.spec.mergers import MERGERS
@@ -29,7 +30,7 @@ def merging_from_options(merger: str, *, owner: str = "merging", **options: Any)
             another merger is given.
 
     >>> merging_from_options("tome", r="16")
-    ToMeMerging(r=16, prop_attn=True, order='grouped', protected=None)
+    ToMeMerging(r=16, prop_attn=True, order='grouped', protected=None, around=None)
     >>> merging_from_options("ats", max_tokens="128,64").max_tokens
     (128, 64)
     """
@@ -52,6 +53,14 @@ def merging_from_options(merger: str, *, owner: str = "merging", **options: Any)
         option = needed.replace("_", "-")
         raise ValueError(f"{owner}: `{option}` {error}, got {options[needed]!r}") from None
     return MERGERS[merger].merging(**{needed: value})
+
+
+def on_stream(merging: Merging | None) -> Merging | None:
+    """The same where tokens merge for good: what acts around a branch leaves no groups to be seen.
+
+    >>> on_stream(MERGERS["ltm"].merging(0.5)).around
+    """
+    return replace(merging, around=None) if merging is not None and merging.around else merging  # type: ignore[type-var]
 
 
 def patch_options(merger: str, *, owner: str = "patch", **options: Any) -> dict[str, Any]:

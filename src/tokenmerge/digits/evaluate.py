@@ -31,7 +31,7 @@ RATES: dict[str, tuple[Merging, ...]] = {
     "tome": tuple(ToMeMerging(r=r) for r in (2, 4, 6, 8, 10)),
     "ats": tuple(ATSMerging(k) for k in (48, 32, 24, 16, 8)),
     "patch_merger": tuple(PatchMergerMerging(num_tokens_out=m) for m in (32, 16, 8, 4)),
-    "ltm": tuple(LTMMerging(compression_ratio=rho) for rho in (0.9, 0.8, 0.7, 0.6)),
+    "ltm": tuple(LTMMerging(compression_ratio=rho, around=None) for rho in (0.9, 0.8, 0.7, 0.6)),
 }
 
 

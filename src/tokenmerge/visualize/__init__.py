@@ -55,7 +55,7 @@ def run(
     preset = models.preset(model, "visualize")
     normalization = preset.normalization if normalization is None else normalization
     check_choice("visualize", "normalize", normalization, network.NORMALIZATIONS)
-    chosen = merging.merging_from_options(merger, owner="visualize", **options)
+    chosen = merging.on_stream(merging.merging_from_options(merger, owner="visualize", **options))
     changes = merging.network_options(chosen)
     backend = backend or ("torch" if find_spec("torch") else "numpy")
     get_backend(backend)

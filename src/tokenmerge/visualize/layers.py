@@ -31,18 +31,20 @@ class Layer(NamedTuple):
 
 
 def layers(output: Any, to_numpy: Callable[[Any], Array], prefix: int) -> list[Layer]:
-    """The composed plan after every block that merges, for the first image; one layer where no block does.
+    """The composed plan after every block that merges the stream, for the first image; one layer where no block does.
 
     Args:
-        output: of a network of any backend, with `plans` and `sizes`.
+        output: of a network of any backend, with `plans`, `sizes` and `around`.
         to_numpy: of the backend.
         prefix: tokens in front of the patches.
     """
-    merging = [block for block, plan in enumerate(output.plans) if plan is not None]
+    of_blocks = zip(output.plans, output.around, strict=True)
+    merging = [block for block, (plan, place) in enumerate(of_blocks) if plan is not None and place is None]
     made = []
     for block in merging or [len(output.plans) - 1]:
         # the output of a network that is cut off here, as far as its plans go
-        composed = output._replace(plans=output.plans[: block + 1], sizes=output.sizes[: block + 1]).plan
+        seen = {name: getattr(output, name)[: block + 1] for name in ("plans", "sizes", "around")}
+        composed = output._replace(**seen).plan
         real = None if composed.mask is None else to_numpy(composed.mask)[0]
         tokens = composed.num_tokens_out if real is None else int(real.sum())
         made.append(Layer(block + 1, tokens, owners(composed, to_numpy)[prefix:], hasattr(composed, "weights")))

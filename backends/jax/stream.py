@@ -1,0 +1,79 @@
+"""What flows through a network from block to block, and what it returns (docs/vit.md)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import export
+
+from tokenmerge.backends.jax.batches import repeat
+from tokenmerge.backends.jax.plan import PartitionPlan, Plan, compose_layers
+from tokenmerge.backends.jax.pytrees import Static
+
+Array = jax.Array
+
+
+class ViTOutput(NamedTuple):
+    """What a network returns; a pytree.
+
+    Attributes:
+        logits: `(B, num_classes)`, or the pooled features `(B,C)` where there is no head.
+        tokens: `(B,P,C)` after the last norm, if that comes before pooling; a padded slot is zero, and so is a dropped
+            one of `(B,N,C)` restored tokens.
+        size: `(B,P)`, patches that a token stands for; None where every token counts one.
+        mask: `(B,P)` bool, False for a padded slot; None where all are real.
+        plans: for every block its plan, or None where it merges nothing.
+        sizes: for every block the sizes of the tokens that its plan takes; None where every token counts one.
+        around: for every block "mlp" or "block" where its plan acts around that branch; None for the stream.
+    """
+
+    logits: Array
+    tokens: Array
+    size: Array | None
+    mask: Array | None
+    plans: tuple[Plan | None, ...]
+    sizes: tuple[Array | None, ...]
+    around: Static
+
+    @property
+    def plan(self) -> Plan:
+        """The composed plan of the stream, from the tokens that enter the first block to the final ones; made when
+        asked for."""
+        moves = stream_plans(self.plans, self.sizes, self.around)
+        if not moves:
+            return PartitionPlan(repeat(jnp.arange(self.tokens.shape[1]), self.tokens), self.tokens.shape[1])
+        return compose_layers(moves)
+
+
+export.register_namedtuple_serialization(ViTOutput, serialized_name="tokenmerge.ViTOutput")
+
+
+class Stream(NamedTuple):
+    """What flows from block to block."""
+
+    x: Array
+    size: Array | None = None
+    mask: Array | None = None
+    prior: Array | None = None
+
+
+def stream_plans(
+    plans: Sequence[Plan | None], sizes: Sequence[Array | None], around: Sequence[str | None]
+) -> list[tuple[Plan, Array | None]]:
+    """The plans that act on the stream, each with the sizes that it takes."""
+    of_blocks = zip(plans, sizes, around, strict=True)
+    return [(plan, size) for plan, size, place in of_blocks if plan is not None and place is None]
+
+
+def restored(stream: Stream, plan: Plan, drops: bool) -> Stream:
+    """All tokens again, each counting one; `drops`: whether some may be gone for good."""
+    kept = (plan.matrix() != 0).any(axis=1) if drops else None
+    return Stream(plan.unmerge(clear(stream.x, stream.mask)), None, kept)
+
+
+def clear(x: Array, mask: Array | None) -> Array:
+    """Tokens with zeros in padded slots."""
+    return x if mask is None else jnp.where(mask[:, :, None], x, 0)

@@ -54,7 +54,7 @@ def compose_stream(
     plans: Sequence[Plan | None], sizes: Sequence[Array | None], around: Sequence[str | None]
 ) -> Plan | None:
     """The plans of the stream as one; None where it keeps all tokens."""
-    of_blocks = zip(plans, sizes, around, strict=True)
+    of_blocks = zip(plans, sizes, around, strict=False)  # of an output that is cut off after a block, too
     moves = [(plan, size) for plan, size, place in of_blocks if plan is not None and place is None]
     if not moves:
         return None
@@ -70,7 +70,7 @@ def compose_stream(
 
 def restored(stream: Stream, plan: Plan, drops: bool) -> Stream:
     """All tokens again, each counting one; `drops`: whether some may be gone for good."""
-    kept = plan.matrix().any(axis=0) if drops else None
+    kept = plan.matrix().max(axis=0, initial=0) > 0 if drops else None
     return Stream(plan.unmerge(clear(stream.x, stream.mask)), None, kept)
 
 

@@ -13,7 +13,8 @@ from tokenmerge.spec.shared.calls import Calls
 from tokenmerge.spec.shared.vit_config import ViTConfig
 from tokenmerge.spec.shared.vit_parameters import check_parameters, initial_parameters
 from tokenmerge.spec.shared.vit_steps import steps
-from tokenmerge.spec.vit import ViTOutput, vit
+from tokenmerge.spec.stream import ViTOutput
+from tokenmerge.spec.vit import vit
 
 Array = np.ndarray[Any, Any]
 check = Calls(np.ndarray)

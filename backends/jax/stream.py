@@ -64,7 +64,7 @@ def stream_plans(
     plans: Sequence[Plan | None], sizes: Sequence[Array | None], around: Sequence[str | None]
 ) -> list[tuple[Plan, Array | None]]:
     """The plans that act on the stream, each with the sizes that it takes."""
-    of_blocks = zip(plans, sizes, around, strict=True)
+    of_blocks = zip(plans, sizes, around, strict=False)  # of an output that is cut off after a block, too
     return [(plan, size) for plan, size, place in of_blocks if plan is not None and place is None]
 
 

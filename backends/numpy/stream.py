@@ -58,13 +58,13 @@ def stream_plans(
     plans: Sequence[Plan | None], sizes: Sequence[Array | None], around: Sequence[str | None]
 ) -> list[tuple[Plan, Array | None]]:
     """The plans that act on the stream, each with the sizes that it takes."""
-    of_blocks = zip(plans, sizes, around, strict=True)
+    of_blocks = zip(plans, sizes, around, strict=False)  # of an output that is cut off after a block, too
     return [(plan, size) for plan, size, place in of_blocks if plan is not None and place is None]
 
 
 def restored(stream: Stream, plan: Plan, drops: bool) -> Stream:
     """All tokens again, each counting one; `drops`: whether some may be gone for good."""
-    kept = plan.matrix().any(axis=1) if drops else None
+    kept = plan.matrix().max(axis=1, initial=0) > 0 if drops else None
     return Stream(plan.unmerge(clear(stream.x, stream.mask)), None, kept)
 
 

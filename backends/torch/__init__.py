@@ -28,8 +28,9 @@ from tokenmerge.backends.torch.mergers import MERGERS
 from tokenmerge.backends.torch.patch_merger import PatchMerger
 from tokenmerge.backends.torch.patching import patch
 from tokenmerge.backends.torch.plan import DensePlan, PartitionPlan, SelectionPlan, compose
+from tokenmerge.backends.torch.stream import ViTOutput
 from tokenmerge.backends.torch.tome import ToMe
-from tokenmerge.backends.torch.vit import ViT, ViTOutput
+from tokenmerge.backends.torch.vit import ViT
 from tokenmerge.spec.shared.arguments import check_source_array
 
 NAME = "torch"

@@ -43,8 +43,7 @@ def layers(output: Any, to_numpy: Callable[[Any], Array], prefix: int) -> list[L
     made = []
     for block in merging or [len(output.plans) - 1]:
         # the output of a network that is cut off here, as far as its plans go
-        seen = {name: getattr(output, name)[: block + 1] for name in ("plans", "sizes", "around")}
-        composed = output._replace(**seen).plan
+        composed = output._replace(plans=output.plans[: block + 1], sizes=output.sizes[: block + 1]).plan
         real = None if composed.mask is None else to_numpy(composed.mask)[0]
         tokens = composed.num_tokens_out if real is None else int(real.sum())
         made.append(Layer(block + 1, tokens, owners(composed, to_numpy)[prefix:], hasattr(composed, "weights")))

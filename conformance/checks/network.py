@@ -23,7 +23,7 @@ DTYPE = "float32"  # which every framework has
 BASE: dict[str, Any] = {"image_size": 16, "patch_size": 4, "dim": 16, "depth": 2, "heads": 2, "num_classes": 5}
 ATS = ATSMerging((9,))
 # for every rule mergers by block, and whether tokens are restored: 16 patches and a class token
-NETWORKS: dict[str, tuple[tuple[dict[int, Merging], bool], ...]] = {
+NETWORKS: dict[str, tuple[tuple[dict[Any, Merging], bool], ...]] = {
     "VIT-1": (({0: ToMeMerging(r=3, around="mlp"), 1: LTMMerging(0.5)}, False),),
     "VIT-2": (
         ({0: LTMMerging(0.5, around="block")}, False),
@@ -76,8 +76,8 @@ def _network(rule: str) -> Any:
         config, params, images, reference = _known(rule, which)
         found = reference.differences(_run(subject, config, params, images))
         if found:
-            merging = ", ".join(f"{blocks[0]}: {each}" for blocks, each in config.merging)  # type: ignore[union-attr,misc]
-            raise Mismatch("\n".join([*found, f"in a network with {{{merging}}}, restore={config.restore}"]))
+            where = f"in a network with {config.merging}, restore={config.restore}"
+            raise Mismatch("\n".join([*found, where]))
 
     return function
 

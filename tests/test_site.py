@@ -93,3 +93,7 @@ def test_rules_in_a_docstring_become_a_list() -> None:
     assert docstrings.as_markdown(text).splitlines()[2:] == [
         "**Rules**", "", "- **X-1**: Two", "    words, a\\_b.", "- **X-2**: More."
     ]  # fmt: skip
+
+
+def test_a_line_that_begins_with_a_sign_is_text() -> None:
+    assert docstrings.as_markdown("It is\n    > 0.\n\n>>> 1\n1\n") == "It is\n    \\> 0.\n\n```pycon\n>>> 1\n1\n```"

@@ -7,6 +7,7 @@ from typing import Any
 
 import griffe
 
+_PLAIN = re.compile(r"^(\s*)([>#+](?=\s))")  # a wrapped sentence is no quotation, heading or list
 _RULE = re.compile(r"^([A-Z]+-\d+): ", re.MULTILINE)
 
 
@@ -35,7 +36,7 @@ def as_markdown(docstring: str) -> str:
         elif in_example and not line.strip():
             in_example = False
             lines.append("```")
-        lines.append(line)
+        lines.append(line if in_example else _PLAIN.sub(r"\1\\\2", line))
     if in_example:
         lines.append("```")
     return "\n".join(lines)

@@ -30,6 +30,28 @@ def test_schedule(r: Any, depth: int, schedule: tuple[int, ...]) -> None:
 
 
 @pytest.mark.parametrize(
+    ("r", "depth", "steps", "schedule"),
+    [
+        (16, 12, 4, (0, 48, 0, 0, 48, 0, 0, 48, 0, 0, 48, 0)),
+        (8, 5, 2, (0, 24, 0, 16, 0)),
+        (8, 3, 3, (8, 8, 8)),
+        (8, 3, 7, (8, 8, 8)),
+        (8, 4, 1, (0, 32, 0, 0)),
+        ([5, 3], 4, 2, (8, 0, 0, 0)),
+        ((8, -1.0), 3, 1, (0, 24, 0)),
+    ],
+)
+def test_stairs(r: Any, depth: int, steps: int, schedule: tuple[int, ...]) -> None:
+    assert merge_schedule(r, depth, steps=steps) == schedule
+    assert sum(schedule) == sum(merge_schedule(r, depth))
+
+
+def test_stairs_need_a_step() -> None:
+    with pytest.raises(ValueError, match="`steps` must be an integer >= 1, got 0"):
+        merge_schedule(8, 3, steps=0)
+
+
+@pytest.mark.parametrize(
     ("r", "depth", "sentence"),
     [
         ([1, 2, 3], 2, "`r` must have at most depth = 2 entries, got 3"),

@@ -77,7 +77,7 @@ def check_schedule(owner: str, r: Any) -> None:
         check_integer(owner, "r", count, minimum=0, hint="r=0 merges nothing")
 
 
-def merge_schedule(r: int | tuple[int, float] | list[int], depth: int) -> tuple[int, ...]:
+def merge_schedule(r: int | tuple[int, float] | list[int], depth: int, *, steps: int | None = None) -> tuple[int, ...]:
     """Tokens to remove in each of `depth` layers.
 
     Args:
@@ -85,6 +85,9 @@ def merge_schedule(r: int | tuple[int, float] | list[int], depth: int) -> tuple[
             linearly from `min = int(r * (1 - inflect))` to `2r - min`, layer `i` getting
             `int(min + (max - min) * i / (depth - 1))`; or a list of integers >= 0, one per layer, padded with zeros.
         depth: number of layers, >= 1.
+        steps: None, or in how many layers to remove them: the layers are divided into so many runs, as even as can be
+            and longer ones first, and the middle layer of a run (of two the first) removes what the run would. A
+            network then has few different numbers of tokens, which a compiler can use.
 
     Returns:
         A tuple of `depth` integers.
@@ -96,8 +99,13 @@ def merge_schedule(r: int | tuple[int, float] | list[int], depth: int) -> tuple[
 
     >>> merge_schedule(8, 3), merge_schedule((8, -1.0), 3), merge_schedule([4, 2], 3)
     ((8, 8, 8), (16, 8, 0), (4, 2, 0))
+    >>> merge_schedule(8, 6, steps=2)
+    (0, 24, 0, 0, 24, 0)
     """
     check_integer("merge_schedule", "depth", depth, minimum=1)
+    if steps is not None:
+        check_integer("merge_schedule", "steps", steps, minimum=1)
+        return _stairs(merge_schedule(r, depth), min(steps, depth))
     if isinstance(r, tuple):
         return _inflected(r, depth)
     if isinstance(r, list):
@@ -123,3 +131,14 @@ def _inflected(r: tuple[int, float], depth: int) -> tuple[int, ...]:
     low = int(mean * (1 - inflect))
     high = 2 * mean - low
     return tuple(int(low + (high - low) * layer / (depth - 1)) for layer in range(depth))
+
+
+def _stairs(schedule: tuple[int, ...], steps: int) -> tuple[int, ...]:
+    """The same sum in `steps` layers, each in the middle of its run."""
+    length, longer = divmod(len(schedule), steps)
+    stairs, start = [0] * len(schedule), 0
+    for step in range(steps):
+        stop = start + length + (step < longer)
+        stairs[(start + stop - 1) // 2] = sum(schedule[start:stop])
+        start = stop
+    return tuple(stairs)

@@ -143,18 +143,25 @@ class PartitionPlan(Plan):
 
     @jax.jit
     def _matrix(self, size: Array) -> Array:
-        return jnp.where(self._member(), self._weights(size)[:, None, :], 0)
+        sums = self._sum_groups(jnp.stack([size, jnp.ones_like(size)], axis=2))
+        return jnp.where(self._member(), self._weights(size, sums)[:, None, :], 0)
 
     def merge(self, x: Array, size: Array | None = None) -> Array:
         return self._merge(*self._check_merge(x, size))
 
     @jax.jit
     def _merge(self, x: Array, size: Array) -> Array:
-        weights = self._weights(size)[:, :, None]
+        return self._merge_both(x, size)[0]
+
+    def _merge_both(self, x: Array, size: Array) -> tuple[Array, Array]:
+        """The merged tokens and sizes, which are summed once."""
+        sums = self._sum_groups(jnp.stack([size, jnp.ones_like(size)], axis=2))
+        weights = self._weights(size, sums)[:, :, None]
         # not even a gradient sees what is dropped, or is NaN beside a size of 0
         unused = (self.assignment[:, :, None] < 0) | ((weights == 0) & ~jnp.isfinite(x))
         # a token alone in its slot has weight exactly 1 and comes through unchanged, to the last bit
-        return self._sum_groups(weights * jnp.where(unused, 0, x).astype(size.dtype)).astype(x.dtype)
+        merged = self._sum_groups(weights * jnp.where(unused, 0, x).astype(size.dtype))
+        return merged.astype(x.dtype), sums[:, :, 0]
 
     def merge_size(self, size: Array | None = None) -> Array:
         return self._merge_size(self._sizes(size))
@@ -166,9 +173,12 @@ class PartitionPlan(Plan):
     def unmerge(self, y: Array) -> Array:
         return _gather_or_zero(self._check_unmerge(y), self.assignment)
 
-    def _weights(self, size: Array) -> Array:
-        """`(B,N)`, each token's share of its slot; equal shares where the sizes add up to zero."""
-        sums = self._sum_groups(jnp.stack([size, jnp.ones_like(size)], axis=2))
+    def _weights(self, size: Array, sums: Array) -> Array:
+        """`(B,N)`, each token's share of its slot; equal shares where the sizes add up to zero.
+
+        Args:
+            sums: `(B,P,2)`, of the sizes in every slot and of ones.
+        """
         total, count = jnp.moveaxis(_gather_or_zero(sums, self.assignment), 2, 0)
         return safe_divide(jnp.where(total == 0, 1, size), jnp.where(total == 0, count, total))
 
@@ -305,6 +315,23 @@ class DensePlan(Plan):
     @jax.jit
     def _unmerge(self, y: Array) -> Array:
         return _apply(self.share(), y, y.dtype)
+
+
+def merge_with_size(plan: Plan, x: Array, size: Array) -> tuple[Array, Array]:
+    """`plan.merge(x, size), plan.merge_size(size)`, as one program where they have something in common.
+
+    >>> plan = PartitionPlan(jnp.array([[0, 1, 0]]))
+    >>> merge_with_size(plan, jnp.array([[[0.0], [5.0], [2.0]]]), jnp.ones((1, 3)))[1].tolist()
+    [[2.0, 1.0]]
+    """
+    if isinstance(plan, PartitionPlan) and working_dtype(size, x) == size.dtype:
+        return _merge_both(plan, *plan._check_merge(x, size))
+    return plan.merge(x, size), plan.merge_size(size)
+
+
+@jax.jit
+def _merge_both(plan: PartitionPlan, x: Array, size: Array) -> tuple[Array, Array]:
+    return plan._merge_both(x, size)
 
 
 def compose(first: Plan, second: Plan, size: Array | None = None) -> Plan:

@@ -68,7 +68,7 @@ def places(values: Array) -> Array:
     # not `top_k`: on the CPU its operand is gathered from all devices of a mesh, which then all go on with the whole
     length = values.shape[1]
     if length > PAIRS:
-        return inverse(descending(values))
+        return inverse(descending(jnp.where(values == 0, 0, values)))  # a sort tells 0 from -0
     index = jnp.arange(length)
     mine, others = values[:, :, None], values[:, None, :]
     before = (others > mine) | ((others == mine) & (index[None, None, :] < index[None, :, None]))

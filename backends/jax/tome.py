@@ -51,8 +51,10 @@ def _normalize(metric: Array) -> Array:
     # are made smaller first, and the smallest larger, by a power of two, which rounds nothing
     far = 2.0 ** (np.finfo(m.dtype).maxexp // 2)
     largest = _largest(m)
-    m = jnp.where(largest > far, m / far, jnp.where(largest < 1 / far, _enlarged(m, far), m))
-    largest = _largest(m)
+    m, largest = (
+        jnp.where(largest > far, each / far, jnp.where(largest < 1 / far, _enlarged(each, far), each))
+        for each in (m, largest)
+    )
     has_direction = jnp.isfinite(largest) & (largest > 0)
     m = jnp.where(has_direction, m, 0) / jnp.where(has_direction, largest, 1)  # keeps the squares in range
     return m / jnp.where(has_direction, safe_norm(m, axis=-1, keepdims=True), 1)
@@ -126,6 +128,8 @@ def _plan(
     k: int,
 ) -> PartitionPlan:
     n = metric.shape[1]
+    if mask is None and matching == "bipartite":
+        return PartitionPlan(_unpadded(_normalize(metric), r, protected, order), n - tokens_removed(n, r, protected))
     real = ones(metric, np.dtype(bool)) if mask is None else mask
     rank = jnp.cumsum(real, axis=1, dtype=int) - 1  # position among the real tokens
     count = jnp.sum(real, axis=1, keepdims=True, dtype=int)
@@ -149,6 +153,32 @@ def _plan(
     return PartitionPlan(assignment, width, jnp.arange(width)[None] < used)
 
 
+def _unpadded(m: Array, r: int, protected: int, order: str) -> Array:
+    """Slots `(B,N)` of tokens that are all real: what `_bipartite` counts is known here, and need not be compiled."""
+    n = m.shape[1]
+    removed = tokens_removed(n, r, protected)
+    if removed == 0:
+        return repeat(jnp.arange(n), m)
+    positions_a, positions_b = np.arange(0, n, 2), np.arange(1, n, 2)
+    first_a, first_b = (protected + 1) // 2, protected // 2  # of those that may merge
+    best, target = nearest(m[:, 0::2], m[:, 1::2], jnp.asarray(positions_b >= protected)[None])
+    place = places(jnp.where(jnp.asarray(positions_a >= protected)[None], best, -jnp.inf))
+    merged = place < removed
+    before = jnp.cumsum(merged, axis=1, dtype=int) - merged  # merged ones with a lower position
+    if order == "positional":
+        slots_b = jnp.asarray(positions_b)[None] - (before + merged)[:, : len(positions_b)]
+        slots_a = jnp.where(
+            merged, jnp.take_along_axis(slots_b, target, axis=1), jnp.asarray(positions_a)[None] - before
+        )
+        return _interleave(slots_a, slots_b)
+    nth = place - removed if order == "score" else np.arange(len(positions_a))[None] - first_a - before
+    first = protected + len(positions_a) - first_a - removed - first_b  # slot of the first b, were none protected
+    slots_a = jnp.where(merged, first + target, protected + nth)
+    slots_a = jnp.where(jnp.asarray(positions_a < protected)[None], positions_a[None], slots_a)
+    slots_b = np.where(positions_b < protected, positions_b, first + np.arange(len(positions_b)))
+    return _interleave(slots_a, repeat(jnp.asarray(slots_b), m))
+
+
 def _bipartite(m: Array, count: Array, r: int, protected: int, order: str) -> tuple[Array, Array]:
     """Slots `(B,N)` of tokens whose first `count` are real, and how many slots are used."""
     n = m.shape[1]
@@ -161,7 +191,6 @@ def _bipartite(m: Array, count: Array, r: int, protected: int, order: str) -> tu
     mergeable_b = (positions_b >= protected) & (positions_b < count)
     best, target = nearest(m[:, 0::2], m[:, 1::2], mergeable_b)
     best = jnp.where(mergeable_a, best, -jnp.inf)
-    best = jnp.where(best == 0, 0, best)  # a sort tells 0 from -0
     place = places(best)
     merged = place < removed
 

@@ -23,7 +23,7 @@ from tokenmerge.backends.jax.dropout import Dropout
 from tokenmerge.backends.jax.mergers import MERGERS
 from tokenmerge.backends.jax.numerics import floating, precision_name, told
 from tokenmerge.backends.jax.patch_merger import layer_norm
-from tokenmerge.backends.jax.plan import Plan, SelectionPlan, compose_layers
+from tokenmerge.backends.jax.plan import Plan, SelectionPlan, compose_layers, merge_with_size
 from tokenmerge.backends.jax.pooling import mean_pool
 from tokenmerge.backends.jax.precision import layer_matmul, working_dtype
 from tokenmerge.backends.jax.pytrees import Static
@@ -189,7 +189,7 @@ def merged(plan: Plan, stream: Stream) -> Stream:
     """The tokens through a plan, sizes and mask with them."""
     x, size, _, prior = stream
     size = ones(x, working_dtype(x)) if size is None else size
-    return Stream(plan.merge(x, size), plan.merge_size(size), plan.mask, prior)
+    return Stream(*merge_with_size(plan, x, size), plan.mask, prior)
 
 
 def sample(

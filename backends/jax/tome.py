@@ -175,8 +175,8 @@ def _unpadded(m: Array, r: int, protected: int, order: str) -> Array:
     first = protected + len(positions_a) - first_a - removed - first_b  # slot of the first b, were none protected
     slots_a = jnp.where(merged, first + target, protected + nth)
     slots_a = jnp.where(jnp.asarray(positions_a < protected)[None], positions_a[None], slots_a)
-    slots_b = np.where(positions_b < protected, positions_b, first + np.arange(len(positions_b)))
-    return _interleave(slots_a, repeat(jnp.asarray(slots_b), m))
+    known = np.where(positions_b < protected, positions_b, first + np.arange(len(positions_b)))
+    return _interleave(slots_a, repeat(jnp.asarray(known), m))
 
 
 def _bipartite(m: Array, count: Array, r: int, protected: int, order: str) -> tuple[Array, Array]:

@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 
 from tokenmerge.conformance.rules import rules
+from tokenmerge.files import write_text
 from tokenmerge.spec.shared.arguments import check_choice
 
 FOLDER = Path(__file__).parent
@@ -51,5 +52,5 @@ def current() -> str:
 def write(edition: str) -> Path:
     """Write the rules as they are as an edition."""
     path = FOLDER / f"{edition}.json"
-    path.write_text(json.dumps(rules(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_text("editions", "edition", path, json.dumps(rules(), indent=1, ensure_ascii=False) + "\n")
     return path

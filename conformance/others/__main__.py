@@ -16,6 +16,7 @@ from tokenmerge.conformance.others import tome, tomesd, vit_pytorch
 from tokenmerge.conformance.others.adapter import Adapter
 from tokenmerge.conformance.others.page import page
 from tokenmerge.conformance.others.verdicts import answers
+from tokenmerge.files import write_text
 
 RESULTS = Path(__file__).with_name("results.json")
 INDEX: dict[str, Callable[[], Iterator[Adapter]]] = {"vit-pytorch": vit_pytorch.adapters, "tomesd": tomesd.adapters}
@@ -67,9 +68,9 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     print_table(Console(), made)
     if given.json:
-        given.json.write_text(json.dumps(made, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_text("others", "json", given.json, json.dumps(made, indent=1, ensure_ascii=False) + "\n")
     if given.page:
-        given.page.write_text(page(given.page.read_text(encoding="utf-8"), made), encoding="utf-8")
+        write_text("others", "page", given.page, page(given.page.read_text(encoding="utf-8"), made))
     return 0
 
 

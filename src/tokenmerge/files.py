@@ -63,17 +63,22 @@ def replacing(owner: str, name: str, path: str | os.PathLike[str]) -> Iterator[P
     part = target.with_name(f".{os.getpid()}.{target.name}")
     try:
         part.touch(exist_ok=False)
-        mode = (target if target.exists() else part).stat().st_mode & 0o777
         yield part
-        with part.open("rb") as written:
-            os.fsync(written.fileno())
-        part.chmod(mode)
-        part.replace(target)
+        put(part, target)
     except OSError as error:
         why = error.strerror or str(error)
         raise OSError(f"{owner}: `{name}` must be a file that can be written, got {str(path)!r}, {why}") from None
     finally:
         part.unlink(missing_ok=True)
+
+
+def put(part: Path, target: Path) -> None:
+    """Put a file that is complete in the place of another, whose mode it takes; both lie in the same file system."""
+    with part.open("rb") as written:
+        os.fsync(written.fileno())
+    if target.exists():
+        part.chmod(target.stat().st_mode & 0o777)
+    part.replace(target)
 
 
 def write_bytes(owner: str, name: str, path: str | os.PathLike[str], data: bytes) -> None:

@@ -14,15 +14,16 @@ MOST_SHOWN = 20
 
 
 class Tally:
-    """Counts by outcome, and the first findings."""
+    """Counts by outcome, the first findings, and the calls, where one call tries many cases."""
 
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
         self.findings: list[str] = []
+        self.calls = 0
 
-    def add(self, outcome: str, finding: str = "") -> None:
-        """Count an outcome; what has a text is a finding, and makes the run fail."""
-        self.counts[outcome] += 1
+    def add(self, outcome: str, finding: str = "", cases: int = 1) -> None:
+        """Count an outcome of some cases; what has a text is a finding, and makes the run fail."""
+        self.counts[outcome] += cases
         if finding:
             self.findings.append(f"{outcome}: {finding}")
 
@@ -49,6 +50,7 @@ def main(name: str, outcomes: Sequence[str], one: Callable[[np.random.Generator,
     print(
         f"{name}: seed {asked.seed}, tried {tried:,}",
         *(f"{each} {tally.counts[each]:,}" for each in outcomes),
+        *([f"in {tally.calls:,} calls"] if tally.calls else []),
         sep=", ",
     )
     for finding in list(dict.fromkeys(tally.findings))[:MOST_SHOWN]:

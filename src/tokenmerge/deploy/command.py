@@ -17,7 +17,8 @@ from tokenmerge.deploy.deployed import without_merging
 from tokenmerge.deploy.request import Request
 from tokenmerge.deploy.source import image_shape
 from tokenmerge.deploy.timing import Timing, multiply_adds, timings
-from tokenmerge.deploy.write import Written, check_folder, prepared, write
+from tokenmerge.deploy.write import Written, prepared, write
+from tokenmerge.files import check_writable
 from tokenmerge.spec.shared.arguments import check_integer
 
 
@@ -36,7 +37,7 @@ def run(
     """Export a model by its name and say what came of it; returns whether the file agrees with eager PyTorch."""
     for batch in batches:
         check_integer("export", "batch-size", batch, minimum=1)
-    check_folder(request.out)
+    check_writable("export", "out", request.out)
     source = prepared(model, merger, weights, request.format == "stablehlo", options)
     shape = image_shape(source)
     pictures = photographs(shape, images)

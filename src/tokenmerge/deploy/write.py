@@ -16,6 +16,7 @@ from tokenmerge.deploy.formats import Run
 from tokenmerge.deploy.request import Request
 from tokenmerge.deploy.source import image_shape as shape_of
 from tokenmerge.deploy.source import load_model
+from tokenmerge.files import check_writable, put
 
 
 class Written(NamedTuple):
@@ -87,7 +88,7 @@ def export(
     ((2, 10), (2, 65))
     """
     request = Request(Path(out), format, batch, dtype, int8, with_plans, opset)
-    check_folder(request.out)
+    check_writable("export", "out", request.out)
     weights = None if weights is None else Path(weights)
     ready = prepared(model, merger, weights, format == "stablehlo", options)
     shape = shape_of(ready) if image_shape is None else image_shape
@@ -133,9 +134,12 @@ def write(model: torch.nn.Module, request: Request, shape: tuple[int, int, int])
             nodes = _written(request, deployed, example, part)
         files = sorted(folder.iterdir())
         size = sum(each.stat().st_size for each in files)
-        for each in files:
-            target = request.out.resolve() if each == part else request.out.resolve().with_suffix(each.suffix)
-            each.replace(target)
+        for each in sorted(files, key=lambda file: file == part):  # what the file refers to is there before it
+            target = request.out.resolve()
+            put(each, target if each == part else target.with_suffix(each.suffix))
+    except OSError as error:
+        why = error.strerror or str(error)
+        raise OSError(f"export: `out` must be a file that can be written, got {str(request.out)!r}, {why}") from None
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     return Written(request.out, request.format, nodes, size, deployed.outputs, shape)
@@ -151,28 +155,3 @@ def _written(request: Request, deployed: Deployed, example: torch.Tensor, part: 
         raise ValueError(
             f"export: `format` must be one that can hold this model, got {request.format!r} ({said})"
         ) from error
-
-
-def check_folder(out: Path) -> None:
-    """Refuse a file that cannot be written.
-
-    Raises:
-        OSError: it cannot.
-    """
-    where = out.resolve()
-    reason = (
-        "which is a folder"
-        if where.is_dir()
-        else "whose folder is not there"
-        if not where.parent.is_dir()
-        else "which is a device"
-        if where.exists() and not where.is_file()
-        else None
-    )
-    if reason is None:
-        try:
-            tempfile.TemporaryFile(dir=where.parent).close()
-        except OSError as error:
-            reason = str(error.strerror)
-    if reason is not None:
-        raise OSError(f"export: `out` must be a file that can be written, got {str(out)!r}, {reason}")

@@ -16,6 +16,10 @@ Rules:
     LTM-6: In a padded batch the real tokens of a sample are treated as if they were alone, and the result is padded
         on the right.
     LTM-7: The weight is learned and starts at zero, which leaves the first mask as it is.
+    LTM-8: The grid prior is the Kronecker product, row by row, of average pooling over rows and over columns, smoothed
+        as the first mask is.
+    LTM-9: Of a grid h' = ceil(sqrt(rho) h) rows and w' = ceil(sqrt(rho) w) columns are left, with the root read as a
+        decimal number.
 """
 
 from __future__ import annotations
@@ -39,12 +43,15 @@ from tokenmerge.spec.shared.description import (
     check_prefix_option,
     protected_tokens,
 )
+from tokenmerge.spec.shared.grid import Grid, check_grid_prior, grid_tokens_out
 from tokenmerge.spec.shared.schedule import ltm_tokens_out
 from tokenmerge.spec.softmax import softmax
 
 if TYPE_CHECKING:
     from tokenmerge.spec.shared.vit_config import ViTConfig
     from tokenmerge.spec.shared.vit_steps import Step
+
+__all__ = ["DESCRIPTION", "LTMMerging", "chain", "grid_prior", "grid_tokens_out", "plan", "pooling_prior"]
 
 Array = np.ndarray[Any, Any]
 check = Calls(np.ndarray, batched=False)
@@ -66,6 +73,30 @@ def pooling_prior(n: int, p: int, smoothing: float = 0.1) -> Array:
         start, stop = column * n // p, -(-(column + 1) * n // p)
         pool[start:stop, column] = 1 / (stop - start)
     return (1 - smoothing) * pool + smoothing / max(n, 1)
+
+
+def grid_prior(grid: Grid, merged: Grid, smoothing: float = 0.1) -> Array:
+    """A mask of tokens that lie on a grid: `(h w, h' w')`, average pooling over rows and over columns, smoothed.
+
+    `(1 - smoothing) pool_h (x) pool_w + smoothing / (h w)`, with the Kronecker product row by row: slot `p` of the
+    merged tokens lies at row `p // w'` and column `p % w'`, so that the branch which runs on them finds a map.
+
+    Args:
+        grid: `(h, w)`, rows and columns of the tokens; merged: `(h', w')`, at most as many, see `grid_tokens_out`.
+        smoothing: share of the uniform distribution that is mixed in, in [0, 1].
+
+    Returns:
+        float64; columns sum to 1. A `prior` of `plan` where `h' w'` tokens are what the ratio leaves.
+
+    Raises:
+        TypeError, ValueError: an argument of the wrong type or range.
+
+    >>> grid_prior((2, 2), (1, 2), smoothing=0.0).tolist()
+    [[0.5, 0.0], [0.0, 0.5], [0.5, 0.0], [0.0, 0.5]]
+    """
+    (rows, columns), (fewer_rows, fewer_columns) = check_grid_prior(grid, merged, smoothing)
+    pool = np.kron(pooling_prior(rows, fewer_rows, 0.0), pooling_prior(columns, fewer_columns, 0.0))
+    return (1 - smoothing) * pool + smoothing / len(pool)
 
 
 def plan(

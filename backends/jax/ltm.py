@@ -17,8 +17,11 @@ from tokenmerge.backends.jax.numerics import told
 from tokenmerge.backends.jax.plan import DensePlan
 from tokenmerge.backends.jax.precision import matmul, safe_divide, safe_log, softmax, working_dtype
 from tokenmerge.spec.shared import arguments
+from tokenmerge.spec.shared.grid import Grid, check_grid_prior, grid_tokens_out
 from tokenmerge.spec.shared.merged import Merged
 from tokenmerge.spec.shared.schedule import ltm_tokens_out, ltm_tokens_out_upto
+
+__all__ = ["LTM", "chain", "grid_prior", "grid_tokens_out", "plan"]
 
 Array = jax.Array
 
@@ -39,6 +42,37 @@ def pooling_prior(place: Array, count: Array, columns: Array, width: int, smooth
     length, tokens = (stop - start)[:, :, None].astype(float), jnp.maximum(count, 1)[:, :, None].astype(float)
     prior = (1 - smoothing) * safe_divide(pooled.astype(float), length) + smoothing / tokens
     return jnp.where(_in_use(place, count, columns, width), prior, 0)
+
+
+def grid_prior(grid: Grid, merged: Grid, smoothing: float = 0.1) -> Array:
+    """A mask of tokens that lie on a grid: `(h w, h' w')`, average pooling over rows and over columns, smoothed.
+
+    `(1 - smoothing) pool_h (x) pool_w + smoothing / (h w)`, with the Kronecker product row by row: slot `p` of the
+    merged tokens lies at row `p // w'` and column `p % w'`, so that the branch which runs on them finds a map.
+
+    Args:
+        grid: `(h, w)`, rows and columns of the tokens; merged: `(h', w')`, at most as many, see `grid_tokens_out`.
+        smoothing: share of the uniform distribution that is mixed in, in [0, 1].
+
+    Returns:
+        JAX's default precision; columns sum to 1. A `prior` of `plan` where `h' w'` tokens are what the ratio leaves.
+
+    Raises:
+        TypeError, ValueError: an argument of the wrong type or range.
+
+    >>> grid_prior((2, 2), (1, 2), smoothing=0.0).tolist()
+    [[0.5, 0.0], [0.0, 0.5], [0.5, 0.0], [0.0, 0.5]]
+    """
+    (rows, columns), (fewer_rows, fewer_columns) = check_grid_prior(grid, merged, smoothing)
+    pool = np.kron(_windows(rows, fewer_rows), _windows(columns, fewer_columns))
+    return jnp.asarray((1 - smoothing) * pool + smoothing / len(pool), float)
+
+
+def _windows(n: int, p: int) -> np.ndarray[Any, Any]:
+    """Average pooling of `n` rows to `p`: `(n,p)` float64."""
+    place, slot = np.arange(n)[:, None], np.arange(p)
+    start, stop = slot * n // p, -(-(slot + 1) * n // p)
+    return ((place >= start) & (place < stop)) / (stop - start)
 
 
 def plan(

@@ -21,8 +21,11 @@ from tokenmerge.backends.torch.precision import (
 )
 from tokenmerge.backends.torch.products import product
 from tokenmerge.spec.shared import arguments
+from tokenmerge.spec.shared.grid import Grid, check_grid_prior, grid_tokens_out
 from tokenmerge.spec.shared.merged import Merged
 from tokenmerge.spec.shared.schedule import ltm_tokens_out
+
+__all__ = ["LTM", "chain", "grid_prior", "grid_tokens_out", "plan"]
 
 Tensor = torch.Tensor
 
@@ -63,6 +66,46 @@ def pooled_tokens(z: Tensor, width: int, smoothing: float) -> Tensor:
     else:
         pooled = z.unflatten(1, (width, -1)).mean(dim=2)
     return torch.lerp(pooled, pooled.mean(dim=1, keepdim=True), smoothing)  # windows are equally wide
+
+
+def grid_prior(
+    grid: Grid,
+    merged: Grid,
+    smoothing: float = 0.1,
+    *,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str | None = None,
+) -> Tensor:
+    """A mask of tokens that lie on a grid: `(h w, h' w')`, average pooling over rows and over columns, smoothed.
+
+    `(1 - smoothing) pool_h (x) pool_w + smoothing / (h w)`, with the Kronecker product row by row: slot `p` of the
+    merged tokens lies at row `p // w'` and column `p % w'`, so that the branch which runs on them finds a map.
+
+    Args:
+        grid: `(h, w)`, rows and columns of the tokens; merged: `(h', w')`, at most as many, see `grid_tokens_out`.
+        smoothing: share of the uniform distribution that is mixed in, in [0, 1].
+        dtype, device: of the result; None for PyTorch's defaults.
+
+    Returns:
+        In `dtype`; columns sum to 1. A `prior` of `plan` where `h' w'` tokens are what the ratio leaves.
+
+    Raises:
+        TypeError, ValueError: an argument of the wrong type or range.
+
+    >>> grid_prior((2, 2), (1, 2), smoothing=0.0).tolist()
+    [[0.5, 0.0], [0.0, 0.5], [0.5, 0.0], [0.0, 0.5]]
+    """
+    (rows, columns), (fewer_rows, fewer_columns) = check_grid_prior(grid, merged, smoothing)
+    pool = torch.kron(_windows(rows, fewer_rows), _windows(columns, fewer_columns))
+    made = (1 - smoothing) * pool + smoothing / len(pool)
+    return made.to(dtype=dtype or torch.get_default_dtype(), device=device or torch.get_default_device())
+
+
+def _windows(n: int, p: int) -> Tensor:
+    """Average pooling of `n` rows to `p`: `(n,p)` float64."""
+    place, slot = torch.arange(n, device="cpu")[:, None], torch.arange(p, device="cpu")
+    start, stop = slot * n // p, -(-(slot + 1) * n // p)
+    return ((place >= start) & (place < stop)).double() / (stop - start)
 
 
 def plan(

@@ -115,6 +115,33 @@ MUTANTS = (
         ),
     ),
     _mutant(
+        "grid-columns-first",
+        "LTM-8",
+        "The tokens of a grid are numbered column by column.",
+        (
+            "np.kron(_windows(rows, fewer_rows), _windows(columns, fewer_columns))",
+            "np.kron(_windows(columns, fewer_columns), _windows(rows, fewer_rows))",
+        ),
+    ),
+    _mutant(
+        "grid-not-smoothed",
+        "LTM-8",
+        "The prior over a grid is not smoothed.",
+        ("return (1 - smoothing) * pool + smoothing / len(pool)", "return pool"),
+    ),
+    _mutant(
+        "grid-binary-root",
+        "LTM-9",
+        "The root of the ratio is the binary number nearest to it, so that 0.64 of 5 rows are 5.",
+        (
+            "import Grid, check_grid_prior, grid_tokens_out\n",
+            "import Grid, check_grid_prior\n\n\ndef grid_tokens_out(grid: Grid, compression_ratio: float) -> Grid:\n"
+            "    from fractions import Fraction\n"
+            "    root = Fraction(float(compression_ratio) ** 0.5)\n"
+            "    return tuple(-(-root.numerator * side // root.denominator) for side in grid)\n\n\n",
+        ),
+    ),
+    _mutant(
         "starts-at-one",
         "LTM-7",
         "The weight starts at one.",

@@ -39,5 +39,6 @@ WITHOUT = {
     "CALL-12": "about how options are given: give them by position, and leave out those that are the defaults",
     "PLAN-9": "about the result beside its plan; the plan's mask is under expected",
     "PLAN-10": "about setting fields of a plan",
+    "LTM-9": "about numbers of rows and columns: examples are in `grid_tokens_out` of the spec",
     **{f"VIT-{number}": "about networks: compare yours with `tokenmerge.spec.vit`" for number in range(1, 7)},
 }

@@ -86,6 +86,14 @@ VECTORS = [
         protected=1,
         prior=PRIOR,
     ),
+    ltm(
+        "ltm-8-grid",
+        "LTM-8 LTM-3",
+        "4 x 4 tokens to 2 x 4 by the prior over a grid: pairs of rows, each column its own.",
+        tokens(1, 16),
+        weight=np.zeros(4, np.float32),
+        prior=np.kron(np.kron(np.eye(2), [[0.5], [0.5]]), np.eye(4)).astype(np.float32),
+    ),
     ltm("ltm-4-step", "LTM-4", "The step from the first mask, two samples.", tokens(2, 6)),
     ltm(
         "ltm-5-class-token",

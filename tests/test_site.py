@@ -59,6 +59,11 @@ def test_numbers_of_rules_are_links_but_not_in_code_or_links() -> None:
     assert [part.partition('"')[0] for part in linked.split('href="rules/#')[1:]] == ["tome-5", "pm-1"]
 
 
+def test_a_dotted_name_is_a_reference() -> None:
+    html = "<p><code>tokenmerge.patch</code> <code>tome.plan</code></p><h2><code>tokenmerge.patch</code></h2>"
+    assert hooks.with_rules(html, "rules/", "page.md").count('<autoref identifier="tokenmerge.patch" optional>') == 1
+
+
 def test_a_number_that_no_rule_has_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         assert hooks.with_rules("<p>TOME-99 UTF-8</p>", "rules/", "page.md") == "<p>TOME-99 UTF-8</p>"
@@ -96,4 +101,5 @@ def test_rules_in_a_docstring_become_a_list() -> None:
 
 
 def test_a_line_that_begins_with_a_sign_is_text() -> None:
+    assert docstrings.as_markdown("Args:\n    beta: >= 0.") == "Args:\n    beta: \\>= 0."
     assert docstrings.as_markdown("It is\n    > 0.\n\n>>> 1\n1\n") == "It is\n    \\> 0.\n\n```pycon\n>>> 1\n1\n```"

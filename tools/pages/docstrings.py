@@ -7,7 +7,7 @@ from typing import Any
 
 import griffe
 
-_PLAIN = re.compile(r"^(\s*)([>#+](?=\s))")  # a wrapped sentence is no quotation, heading or list
+_PLAIN = re.compile(r"^(\s*(?:[\w*, ]+: )?)([>#+](?=[\s=]))")  # "beta: >= 0" and a wrapped sentence are no quotations
 _RULE = re.compile(r"^([A-Z]+-\d+): ", re.MULTILINE)
 
 

@@ -20,6 +20,7 @@ _MATH = re.compile(r'<(span|div) class="arithmatex">\\([(\[])(.*?)\\[)\]]</\1>',
 _TAG = re.compile(r"(<[^>]+>)")
 _PREFIXES = sorted({rule.partition("-")[0] for rule in rules()})
 _RULE = re.compile(rf"(?<![\w-])({'|'.join(_PREFIXES)})-(\d+)\b")
+_NAME = re.compile(r"tokenmerge(\.\w+)+")
 _CLOSED = ("a", "pre", "h1", "h2", "h3", "h4", "h5", "h6", "script", "style", "math", "svg")  # no links in these
 _built: dict[str, str] = {}
 
@@ -77,7 +78,7 @@ def on_post_build(config: Any) -> None:
 
 
 def with_rules(html: str, target: str, where: str) -> str:
-    """The numbers of rules as links; one that no rule has is warned of.
+    """The numbers of rules as links, and dotted names of ours; a number that no rule has is warned of.
 
     >>> with_rules("<p>TOME-5 <code>ATS-1</code></p><pre>TOME-5</pre>", "rules/", "x.md")
     '<p><a href="rules/#tome-5">TOME-5</a> <code><a href="rules/#ats-1">ATS-1</a></code></p><pre>TOME-5</pre>'
@@ -96,6 +97,8 @@ def with_rules(html: str, target: str, where: str) -> str:
             if name and name[1] in _CLOSED and not part.endswith("/>"):
                 closed += -1 if part.startswith("</") else 1
             parts.append(part)
+        elif not closed and _NAME.fullmatch(part) and parts[-1] == "<code>":
+            parts.append(f'<autoref identifier="{part}" optional>{part}</autoref>')  # text where nothing has that name
         else:
             parts.append(part if closed else _RULE.sub(link, part))
     return "".join(parts)

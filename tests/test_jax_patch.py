@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tokenmerge import ToMeMerging, ViTConfig, patch
+from tokenmerge import LTMMerging, ToMeMerging, ViTConfig, patch
 from tokenmerge.spec.shared.vit_parameters import initial_parameters
 
 jax = pytest.importorskip("jax")
@@ -125,6 +125,44 @@ def test_a_patched_flax_network_is_ours() -> None:
         assert (plan.assignment == other.assignment).all()
     # flax's GELU is the one with tanh
     assert float(jnp.abs(logits - out.logits).max()) < bound(logits) * 10 * float(jnp.abs(logits).max())
+
+
+AROUND = {
+    "tome, mlp": ("tome", {"r": 3, "around": "mlp"}, ToMeMerging(r=3, around="mlp")),
+    "tome, block": ("tome", {"r": 3, "around": "block"}, ToMeMerging(r=3, around="block")),
+    "ltm": ("ltm", {"compression_ratio": 0.5}, LTMMerging(0.5)),
+    "ltm, block": ("ltm", {"compression_ratio": 0.5, "around": "block"}, LTMMerging(0.5, around="block")),
+    "ltm, stream": ("ltm", {"compression_ratio": 0.5, "around": None}, LTMMerging(0.5, around=None)),
+}
+
+
+@pytest.mark.parametrize("case", AROUND)
+def test_plans_act_around_a_branch_as_in_ours(case: str) -> None:
+    from tokenmerge.backends.jax.vit import vit
+
+    name, options, merging = AROUND[case]
+    model = network()
+    config, params = ours(model, merging, "class")
+    handle = patch(model, name, **options)
+    if name == "ltm":
+        for index, block in enumerate(model.encoder.layers):
+            block.merger.weight[...] = params[f"blocks.{index}.merger.weight"] = jnp.linspace(-1, 1, 16)
+    logits, merging = jax.jit(handle)(images())
+    out = jax.jit(vit, static_argnames="config")(images(), params, config=config)
+    assert merging.around == out.around
+    for plan, other in zip(merging.plans, out.plans, strict=True):
+        if name == "tome":
+            assert (plan.assignment == other.assignment).all()
+        else:
+            assert close(plan.weights, other.weights)
+    # flax's GELU is the one with tanh
+    assert float(jnp.abs(logits - out.logits).max()) < bound(logits) * 10 * float(jnp.abs(logits).max())
+    handle.remove()
+
+
+def test_around_is_one_of_the_branches() -> None:
+    with pytest.raises(ValueError, match=r"^patch: `around` must be one of 'mlp', 'block', got 'stream'"):
+        patch(network(), "tome", r=3, around="stream")
 
 
 def test_a_mean_over_restored_tokens_weighs_sizes() -> None:

@@ -17,9 +17,10 @@ def patch(model: Any, name: str, **options: Any) -> Any:
     Args:
         model: a Flax NNX module, which is changed in place, or a vision transformer of equimo, which stays as it is.
         name: "tome", "ats", "patch_merger" or "ltm". The last two have parameters, which become the model's own.
-        **options: of the merger, as in PyTorch (`r=16`); `restore=False`, whether all tokens are there again after
-            the last block, so that a mean over them weighs every token by its size; for NNX `prefix=1`, the number of
-            tokens in front of the patches, and `adapters`, a mapping from classes of blocks to an `Adapter` each.
+        **options: of the merger, as in PyTorch (`r=16`; `around`, of ToMe and LTM); `restore=False`, whether all
+            tokens are there again after the last block, so that a mean over them weighs every token by its size; for
+            NNX `prefix=1`, the number of tokens in front of the patches, and `adapters`, a mapping from classes of
+            blocks to an `Adapter` each.
 
     Returns:
         For NNX a handle with `remove()`, a context manager, whose call returns the model's output and a `Merging`

@@ -17,13 +17,14 @@ from tokenmerge.backends.jax.ats import ATS
 from tokenmerge.backends.jax.attention import attention_weights
 from tokenmerge.backends.jax.batches import ones
 from tokenmerge.backends.jax.blockwise import blockwise_attention
-from tokenmerge.backends.jax.ltm import LTM
+from tokenmerge.backends.jax.ltm import LTM, chain
 from tokenmerge.backends.jax.merger import Merger
 from tokenmerge.backends.jax.patch_merger import PatchMerger
 from tokenmerge.backends.jax.plan import Plan
 from tokenmerge.backends.jax.precision import working_dtype
 from tokenmerge.backends.jax.tome import ToMe
 from tokenmerge.backends.jax.vit import sample, take_queries
+from tokenmerge.spec.shared.schedule import ltm_tokens_out
 
 Array = jax.Array
 
@@ -56,6 +57,8 @@ class Stream(NamedTuple):
         plans, sizes: of every block so far, as in `ViTOutput`.
         prefix: tokens in front of the patches.
         proportional: whether attention counts sizes.
+        around: the branch that plans act around, "mlp" or "block", while all tokens stay; None for the stream.
+        prior: the mask of the LTM before, which the next one starts from where the shapes repeat.
     """
 
     x: Array
@@ -66,16 +69,24 @@ class Stream(NamedTuple):
     sizes: tuple[Array | None, ...] = ()
     prefix: int = 1
     proportional: bool = True
+    around: str | None = None
+    prior: Array | None = None
 
     @property
     def merged(self) -> bool:
-        """Whether any block has merged."""
-        return any(plan is not None for plan in self.plans)
+        """Whether there are fewer tokens than at first."""
+        return self.around is None and any(plan is not None for plan in self.plans)
+
+    def after(self, x: Array, plan: Plan | None, prior: Array | None) -> Stream:
+        """The stream behind a block that has left it as long as it was."""
+        return self._replace(x=x, plans=(*self.plans, plan), sizes=(*self.sizes, self.size), prior=prior)
 
 
 def merging_block(adapter: Adapter, block: Any, merger: Merger | None, stream: Stream, **options: Any) -> Stream:
     """One block with its merger where it belongs: ATS in attention, ToMe and LTM after it, PatchMerger at the end."""
-    x, size, mask = stream.x, stream.size, stream.mask
+    if merger is not None and stream.around == "block":
+        return _around_block(adapter, block, merger, stream, **options)
+    x, size, mask, prior = stream.x, stream.size, stream.mask, stream.prior
     query, key, value = adapter.heads(block, x, stream.rotary, **options)
     counted = size if stream.proportional else None
     plan: Plan | None = None
@@ -87,12 +98,12 @@ def merging_block(adapter: Adapter, block: Any, merger: Merger | None, stream: S
     attended = blockwise_attention(query, key, value, size=counted, mask=mask)
     flat = jnp.swapaxes(attended, 1, 2).reshape(*x.shape[:2], attended.shape[1] * attended.shape[3])
     x = adapter.after_attention(block, x, flat, **options)
-    if isinstance(merger, ToMe):
-        metric = jnp.mean(key.astype(working_dtype(key)), axis=1)
-        plan = tome.plan(metric, r=merger.r, protected=merger.protected, order=merger.order, mask=mask)
-    elif isinstance(merger, LTM):
-        x = x if mask is None else jnp.where(mask[:, :, None], x, 0)
-        plan = merger.plan(x, mask=mask)
+    if isinstance(merger, (ToMe, LTM)):
+        plan, prior = _decide(merger, x, jnp.mean(key.astype(working_dtype(key)), axis=1), mask, prior)
+    if plan is not None and stream.around == "mlp":
+        inner = plan.merge(x, size)
+        branch = adapter.after_merging(block, inner, **options) - inner
+        return stream.after(x + plan.unmerge(branch), plan, prior)
     old = size
     if plan is not None:
         size = ones(stream.x, working_dtype(x)) if size is None else size
@@ -103,6 +114,27 @@ def merging_block(adapter: Adapter, block: Any, merger: Merger | None, stream: S
         out = merger(x, size=size, mask=mask)
         x, plan, size, mask = out.tokens, out.plan, None, None
     rotary = stream.rotary if plan is None else tuple(plan.merge(table, old) for table in stream.rotary)
-    return Stream(
-        x, size, mask, rotary, (*stream.plans, plan), (*stream.sizes, old), stream.prefix, stream.proportional
-    )
+    return stream.after(x, plan, prior)._replace(size=size, mask=mask, rotary=rotary)
+
+
+def _decide(
+    merger: ToMe | LTM, x: Array, metric: Array, mask: Array | None, prior: Array | None
+) -> tuple[Plan, Array | None]:
+    """The plan, and the mask for the next LTM."""
+    if isinstance(merger, ToMe):
+        return tome.plan(metric, r=merger.r, protected=merger.protected, order=merger.order, mask=mask), None
+    patches = x.shape[1] - merger.protected
+    repeats = prior is not None and prior.shape[1:] == (patches, ltm_tokens_out(patches, merger.compression_ratio))
+    plan = merger.plan(x, prior=prior if repeats else None, mask=mask)
+    return plan, chain(plan, merger.protected)
+
+
+def _around_block(adapter: Adapter, block: Any, merger: Merger, stream: Stream, **options: Any) -> Stream:
+    """The whole block on merged tokens: `x + U (b(W x) - W x)`; ToMe compares the tokens themselves."""
+    assert isinstance(merger, (ToMe, LTM))
+    x, size = stream.x, stream.size
+    plan, prior = _decide(merger, x, x, stream.mask, stream.prior)
+    tables = tuple(plan.merge(table, size) for table in stream.rotary)
+    inner = Stream(plan.merge(x, size), plan.merge_size(size), plan.mask, tables, proportional=stream.proportional)
+    after = merging_block(adapter, block, None, inner, **options)
+    return stream.after(x + plan.unmerge(after.x - inner.x), plan, prior)

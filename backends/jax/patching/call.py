@@ -14,6 +14,7 @@ import jax
 
 from tokenmerge.backends.jax.patching.adapter import Stream
 from tokenmerge.backends.jax.plan import Plan, compose_layers
+from tokenmerge.backends.jax.pytrees import Static
 
 Array = jax.Array
 
@@ -25,12 +26,14 @@ class Merging(NamedTuple):
         plans: for every block its plan, or None where it merged nothing.
         sizes: for every block the sizes of the tokens that its plan takes; None where every token counts one.
         size, mask: of the final tokens; None where every one counts one, and is real.
+        around: for every block "mlp" or "block" where its plan acts around that branch; None for the stream.
     """
 
     plans: tuple[Plan | None, ...]
     sizes: tuple[Array | None, ...]
     size: Array | None
     mask: Array | None
+    around: Static
 
 
 class Call:
@@ -80,7 +83,8 @@ def with_plans(model: Any, *args: Any, **kwargs: Any) -> tuple[Any, Merging]:
         stream = call.stream
     finally:
         _current.reset(token)
-    return out, Merging(stream.plans, stream.sizes, stream.size, stream.mask)
+    around = Static(None if plan is None else stream.around for plan in stream.plans)
+    return out, Merging(stream.plans, stream.sizes, stream.size, stream.mask, around)
 
 
 def unmerged(stream: Stream) -> Array:

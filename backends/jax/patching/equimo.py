@@ -17,7 +17,7 @@ from flax import nnx
 from tokenmerge.backends.jax.merger import Merger
 from tokenmerge.backends.jax.patching.adapter import Adapter, Stream, merging_block
 from tokenmerge.backends.jax.patching.call import current, unmerged
-from tokenmerge.backends.jax.patching.mergers import mergers
+from tokenmerge.backends.jax.patching.mergers import mergers, place
 
 Array = jax.Array
 
@@ -67,7 +67,7 @@ class MergingBlocks(eqx.Module):
     graphs: tuple[Any, ...] = eqx.field(static=True)
     states: tuple[Any, ...]
     prefix: int = eqx.field(static=True)
-    proportional: bool = eqx.field(static=True)
+    place: tuple[tuple[str, Any], ...] = eqx.field(static=True)
     restore: bool = eqx.field(static=True)
 
     def merger(self, index: int) -> Merger | None:
@@ -82,7 +82,7 @@ class MergingBlocks(eqx.Module):
                 jnp.pad(table, ((front, 0), (0, 0)), constant_values=value)[None]
                 for table, value in zip(rotary, (0, 1), strict=True)
             )
-        stream = Stream(x[None], rotary=tables, prefix=self.prefix, proportional=self.proportional)
+        stream = Stream(x[None], rotary=tables, prefix=self.prefix, **dict(self.place))
         index = 0
         for chunk, key in zip(self.chunks, keys, strict=True):
             for block, own in zip(chunk.blocks, jax.random.split(key, len(chunk.blocks) + 2)[1:], strict=False):
@@ -97,7 +97,7 @@ class MergingBlocks(eqx.Module):
         if (call := current()) is not None:
             sample = [jax.tree.map(lambda leaf: leaf[0], part) for part in (stream.plans, stream.sizes)]
             size, mask = jax.tree.map(lambda leaf: leaf[0], (stream.size, stream.mask))
-            call.stream = Stream(stream.x[0], size, mask, plans=sample[0], sizes=sample[1])
+            call.stream = Stream(stream.x[0], size, mask, plans=sample[0], sizes=sample[1], around=stream.around)
         return (unmerged(stream) if self.restore else stream.x)[0]
 
 
@@ -137,13 +137,12 @@ def patch(model: VisionTransformer, name: str, *, restore: bool | None = None, *
         raise ValueError("patch: `model` must pool for 'patch_merger', which leaves no class token, got 'token'")
     made = mergers(name, options, len(blocks), model.dim, model.num_prefix_tokens)
     split = [(None, None) if merger is None else nnx.split(merger) for merger in made]
-    proportional = bool(options.get("prop_attn", name == "tome"))
     merging = MergingBlocks(
         model.blocks,
         tuple(graph for graph, _ in split),
         tuple(state for _, state in split),
         model.num_prefix_tokens,
-        proportional,
+        tuple(place(name, options).items()),
         restore,
     )
     return eqx.tree_at(lambda network: network.blocks, model, (_Chunk(merging),))

@@ -11,7 +11,7 @@ from flax import nnx
 
 from tokenmerge.backends.jax.patching.adapter import Adapter, Stream, merging_block
 from tokenmerge.backends.jax.patching.call import Merging, current, running, unmerged, with_plans
-from tokenmerge.backends.jax.patching.mergers import mergers
+from tokenmerge.backends.jax.patching.mergers import mergers, place
 
 Array = jax.Array
 
@@ -109,7 +109,7 @@ def _merging_class(original: type, adapter: Adapter, index: int, last: bool, set
         if run is None:
             raise RuntimeError("patch: a patched block must run inside of its model, got a call of the block alone")
         if index == 0:
-            run.stream = Stream(x, prefix=settings["prefix"], proportional=settings["proportional"])
+            run.stream = Stream(x, prefix=settings["prefix"], **settings["place"])
         assert run.stream is not None
         stream, merger = run.stream._replace(x=x), getattr(self, "merger", None)
         if merger is None and not stream.merged:  # as if it were not patched, to the last bit
@@ -169,7 +169,7 @@ def patch(
     for kind, adapter in {type(block): (block, adapter) for block, adapter in blocks}.values():
         check_adapter(kind, adapter)
     made = mergers(name, options, len(blocks), blocks[0][1].width(blocks[0][0]), prefix)
-    settings = {"prefix": prefix, "restore": restore, "proportional": bool(options.get("prop_attn", name == "tome"))}
+    settings = {"prefix": prefix, "restore": restore, "place": place(name, options)}
     handle = Handle(model, type(model), [(block, type(block)) for block, _ in blocks])
     for index, ((block, adapter), merger) in enumerate(zip(blocks, made, strict=True)):
         if merger is not None:

@@ -47,8 +47,26 @@ def mergers(name: str, options: dict[str, Any], depth: int, width: int, prefix: 
     return METHODS[name](Network(depth, width, prefix), **options)
 
 
+def place(name: str, options: dict[str, Any]) -> dict[str, Any]:
+    """Where plans act, and whether attention counts sizes: `around` and `proportional` of a `Stream`.
+
+    >>> place("tome", {"around": "mlp"}), place("ltm", {})
+    ({'around': 'mlp', 'proportional': False}, {'around': 'mlp', 'proportional': False})
+    """
+    around = options.get("around", "mlp" if name == "ltm" else None)
+    if around is not None:
+        check_choice("patch", "around", around, ("mlp", "block"))
+    return {"around": around, "proportional": bool(options.get("prop_attn", name == "tome")) and around != "mlp"}
+
+
 def _tome(
-    network: Network, *, r: Any, prop_attn: bool = True, order: str = "grouped", protected: int | None = None
+    network: Network,
+    *,
+    r: Any,
+    prop_attn: bool = True,
+    order: str = "grouped",
+    protected: int | None = None,
+    around: str | None = None,
 ) -> Mergers:
     front = network.prefix if protected is None else protected
     removed = merge_schedule(r, network.depth)
@@ -79,7 +97,12 @@ def _patch_merger(
 
 
 def _ltm(
-    network: Network, *, compression_ratio: float, protected: int | None = None, prior_smoothing: float = 0.1
+    network: Network,
+    *,
+    compression_ratio: float,
+    protected: int | None = None,
+    prior_smoothing: float = 0.1,
+    around: str | None = "mlp",
 ) -> Mergers:
     front = network.prefix if protected is None else protected
     options: dict[str, Any] = {"protected": front, "prior_smoothing": prior_smoothing}

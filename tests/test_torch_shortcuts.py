@@ -159,6 +159,8 @@ def test_constants_are_made_once_and_only_where_nothing_is_recorded() -> None:
     assert constants.grouped(50, 1, 8, cpu)[1] is constants.grouped(50, 1, 8, cpu)[1]
     assert constants.count(constants.MOST + 1, cpu) is not constants.count(constants.MOST + 1, cpu)
     assert constants.count(7, torch.device("meta")).is_meta
+    torch.vmap(lambda x: constants.count(9, cpu) + x)(torch.zeros(2, 9))
+    assert not any(torch._C._functorch.is_functorch_wrapped_tensor(constants.count(n, cpu)) for n in (7, 9))
     with torch._subclasses.FakeTensorMode():
         assert constants.count(7, cpu) is not kept
     traced = torch.jit.trace(lambda x: x + constants.count(x.shape[1], cpu), torch.zeros(2, 7), check_trace=False)
@@ -196,6 +198,11 @@ def test_small_inputs_take_few_calls() -> None:
     metric, size = random(1, 197, 64, seed=24), torch.ones(1, 197)
     assert calls(lambda: merger(x, metric=metric, size=size)) <= 58
     assert calls(lambda: merger(x[:, :50], metric=metric[:, :50], size=size[:, :50])) <= 58
+    for merger in (
+        get_merger("patch_merger", backend="torch", dim=768, num_tokens_out=8),
+        get_merger("ltm", backend="torch", dim=768, compression_ratio=0.25, protected=1),
+    ):
+        assert calls(lambda own=merger: own(x)) <= 56, merger
 
 
 @pytest.mark.parametrize("masked", [False, True])

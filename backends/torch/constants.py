@@ -44,6 +44,7 @@ def keeps(device: torch.device) -> bool:
     return (
         device == _CPU
         and not torch.compiler.is_compiling()
+        and not torch._C._are_functorch_transforms_active()
         and torch._C._len_torch_dispatch_stack() == 0
         and torch._C._get_tracing_state() is None
     )

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from functools import lru_cache
 
 import torch
 
 from tokenmerge.backends.torch.check import check
+from tokenmerge.backends.torch.constants import keeps
 from tokenmerge.backends.torch.few import few_at_a_time
 from tokenmerge.backends.torch.merger import Merger
 from tokenmerge.backends.torch.plan import DensePlan
@@ -30,6 +32,7 @@ __all__ = ["LTM", "chain", "grid_prior", "grid_tokens_out", "plan"]
 Tensor = torch.Tensor
 
 MOST_TOKENS = 2**20
+MOST_KEPT = 2**16  # numbers of a prior that is made once
 SUMMED_ALIKE = 4  # tokens that a mean and a pooling add in the same order, to the last bit
 
 
@@ -161,21 +164,14 @@ def _run(
     if mask is not None:
         z = torch.where(mask[:, :, None], z, 0)
 
-    real = z.new_ones((1, n), dtype=torch.bool) if mask is None else mask
-    rank = torch.where(real, torch.cumsum(real, dim=1) - 1, -1)
-    place = torch.where(rank >= protected, rank - protected, -1)
-    count = (real.sum(dim=1, keepdim=True) - protected).clamp(min=0)
-    columns = torch.full_like(count, width) if mask is None else _tokens_out(count, compression_ratio)
     pools = prior is None and mask is None and n > protected and (n - protected) % width == 0
-    if prior is None:
-        g0 = pooling_prior(place, count, columns, width, prior_smoothing, work)
-    else:
-        given = (prior if prior.ndim == 3 else prior[None]).transpose(1, 2)
-        g0 = torch.cat([given.new_zeros((given.shape[0], width, protected)), given], dim=2)
-        g0 = torch.where(_in_use(place, count, columns, width), g0, 0).to(work)
-    log_g0 = safe_log(g0)  # log 0 = -inf: weight 0
     scaled = weight.to(work) / c**0.5
-    copied = (rank[:, None, :] == torch.arange(protected, device=z.device)[:, None]).to(work)
+    real = z.new_ones((1, n), dtype=torch.bool) if mask is None else mask
+    if prior is None and mask is None and keeps(z.device) and n * (protected + width) <= MOST_KEPT:
+        copied, g0, log_g0, columns = _kept_prior(n, width, protected, prior_smoothing, work)
+    else:
+        ratio = None if mask is None else compression_ratio
+        copied, g0, log_g0, columns = _prior(real, ratio, width, protected, prior_smoothing, prior, work)
 
     def run(part: slice) -> tuple[Tensor, ...]:
         first, own, log_own = (each if each.shape[0] == 1 else each[part] for each in (copied, g0, log_g0))
@@ -196,6 +192,44 @@ def _run(
     slot = torch.arange(protected + width, device=z.device)
     first = real.sum(dim=1, keepdim=True).clamp(max=protected)
     return weights, (slot < first) | ((slot >= protected) & (slot < protected + columns)), tokens
+
+
+def _prior(
+    real: Tensor,
+    compression_ratio: float | None,
+    width: int,
+    protected: int,
+    smoothing: float,
+    prior: Tensor | None,
+    dtype: torch.dtype,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """What a plan begins with, of the real tokens `(B,N)`: rows that copy `(B,protected,N)`, `G0^T (B,P',N)`, its
+    logarithm, and how many columns each sample has `(B,1)`.
+
+    Args:
+        compression_ratio: None where all samples have `width` columns. prior: in place of the pooling prior.
+    """
+    rank = torch.where(real, torch.cumsum(real, dim=1) - 1, -1)
+    place = torch.where(rank >= protected, rank - protected, -1)
+    count = (real.sum(dim=1, keepdim=True) - protected).clamp(min=0)
+    columns = torch.full_like(count, width) if compression_ratio is None else _tokens_out(count, compression_ratio)
+    if prior is None:
+        g0 = pooling_prior(place, count, columns, width, smoothing, dtype)
+    else:
+        given = (prior if prior.ndim == 3 else prior[None]).transpose(1, 2)
+        g0 = torch.cat([given.new_zeros((given.shape[0], width, protected)), given], dim=2)
+        g0 = torch.where(_in_use(place, count, columns, width), g0, 0).to(dtype)
+    copied = (rank[:, None, :] == torch.arange(protected, device=real.device)[:, None]).to(dtype)
+    return copied, g0, safe_log(g0), columns  # log 0 = -inf: weight 0
+
+
+@lru_cache(32)
+def _kept_prior(
+    num_tokens: int, width: int, protected: int, smoothing: float, dtype: torch.dtype
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """`_prior` of as many real tokens, which depends on no number; to be read only (see `constants.py`)."""
+    with torch.inference_mode(False):
+        return _prior(torch.ones((1, num_tokens), dtype=torch.bool), None, width, protected, smoothing, None, dtype)
 
 
 def chain(plan: DensePlan, protected: int = 0) -> Tensor:
@@ -275,5 +309,4 @@ class LTM(Merger):
         weights, kept, tokens = _run(x, *options, prior, mask, True)
         assert tokens is not None
         made = DensePlan(weights, kept)
-        size = x.new_ones(x.shape[:2], dtype=working_dtype(x)) if size is None else size
         return Merged(tokens, made.merge_size(size), kept, made)

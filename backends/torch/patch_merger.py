@@ -28,6 +28,11 @@ def layer_norm(x: Tensor, scale: Tensor, bias: Tensor | None = None, *, eps: flo
     tensor([[-1.,  1.]])
     """
     check.layer_norm(x, scale, bias, eps)
+    return _layer_norm(x, scale, bias, eps)
+
+
+def _layer_norm(x: Tensor, scale: Tensor, bias: Tensor | None, eps: float) -> Tensor:
+    """`layer_norm` of arguments that are looked at already."""
     x = x.to(working_dtype(x))
     if eps > 0 and x.shape[-1]:
         with without_autocast(x):
@@ -48,7 +53,7 @@ def inputs(
         x = torch.where(mask[:, :, None], x, 0)
     if not normalize:
         return x.to(working_dtype(x))
-    return layer_norm(x, x.new_ones(x.shape[-1]) if scale is None else scale, bias, eps=eps)
+    return _layer_norm(x, x.new_ones(x.shape[-1]) if scale is None else scale, bias, eps)
 
 
 def plan(
@@ -120,11 +125,18 @@ def _weights(
     logits: list[Tensor] = []
     for piece, real in zip(pieces, masks, strict=True):
         normalized.append(inputs(piece, scale, bias, normalize, eps, real))
-        logits.append(matmul(scaled, normalized[-1].transpose(1, 2)))  # while caches hold the piece
+        logits.append(_product(scaled, normalized[-1]))  # while caches hold the piece
     whole = logits[0] if len(logits) == 1 else torch.cat(logits, dim=2)
     if mask is None:
         return torch.softmax(whole, dim=-1), normalized
     return softmax(torch.where(mask[:, None, :], whole, -torch.inf)), normalized
+
+
+def _product(queries: Tensor, x: Tensor) -> Tensor:
+    """`queries (M,C)` times every sample of `x (B,N,C)`: `(B,M,N)`."""
+    if not exporting():  # one batched product; `queries @ x^T` would be folded into a tall one, whose result is copied
+        queries = queries.expand(x.shape[0], -1, -1)
+    return matmul(queries, x.transpose(1, 2))
 
 
 def _mix(weights: Tensor, normalized: list[Tensor]) -> Tensor:
@@ -195,7 +207,6 @@ class PatchMerger(Merger):
         """Merge `x (B,N,C)` to `(B,M,C)`."""
         check.tokens("patch_merger", x, size, C=self.dim)
         made, tokens = self._merge(x, mask)
-        size = x.new_ones(x.shape[:2], dtype=made.weights.dtype) if size is None else size
         return Merged(tokens, made.merge_size(size), None, made)
 
     def _merge(self, x: Tensor, mask: Tensor | None) -> tuple[DensePlan, Tensor]:

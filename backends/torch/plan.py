@@ -16,16 +16,15 @@ from tokenmerge.backends.torch import exported, kernels
 from tokenmerge.backends.torch.check import check
 from tokenmerge.backends.torch.constants import first_rows, keeps
 from tokenmerge.backends.torch.gathers import gather_or_zero, gather_rows, or_last, within
-from tokenmerge.backends.torch.precision import exporting, looks, matmul, reads_at_once, safe_divide, working_dtype
+from tokenmerge.backends.torch.precision import exporting, matmul, reads_at_once, safe_divide, working_dtype
 from tokenmerge.backends.torch.products import all_finite, product, without_unused
 from tokenmerge.backends.torch.pytrees import register
 from tokenmerge.backends.torch.segments import mean_rows, sum_rows
+from tokenmerge.backends.torch.sizes import dense_sizes
 from tokenmerge.spec.shared.arguments import check_composable, check_plans
 
 Tensor = torch.Tensor
 AnyPlan = TypeVar("AnyPlan", bound="Plan")
-
-TINY = 2.0**-100  # a column of a dense plan that adds up to less
 
 
 class Plan:
@@ -374,26 +373,8 @@ class DensePlan(Plan):
         return safe_divide(w, w.sum(dim=1, keepdim=True)).transpose(1, 2)
 
     def merge_size(self, size: Tensor | None = None) -> Tensor:
-        is_one = size is None
-        size = self._sizes(size, working_dtype(self.weights) if is_one else torch.float32)
-        # `W (size / sum_p W)` needs no second matrix, but where the sum is so small that the division overflows; rows
-        # from the left, because a product with a column takes four times as long
-        w = self.weights.to(torch.promote_types(self.weights.dtype, size.dtype))
-        whole = matmul(w.new_ones((w.shape[0], 1, w.shape[1])), w)
-        tiny = whole < TINY
-        row = torch.where(tiny, 0, size[:, None, :] / torch.where(tiny, 1, whole))
-        total = matmul(row, w.transpose(1, 2))
-        if not (all_finite(total) if looks(total) else is_one):
-            # NaN beside a weight of zero, or a quotient that is out of range: size by size
-            share = safe_divide(w, whole)
-            careful = product(share, size.to(w.dtype)[:, :, None]).transpose(1, 2)
-            # what is odd in one sample leaves the last bits of the others alone
-            total = torch.where(total.isfinite().all(dim=-1, keepdim=True), total, careful) if looks(total) else careful
-            return total[:, 0].to(size.dtype)
-        if not looks(tiny) or tiny.any():
-            share = safe_divide(torch.where(tiny, w, 0), whole)
-            total = total + product(share, size.to(w.dtype)[:, :, None]).transpose(1, 2)
-        return total[:, 0].to(size.dtype)
+        self._check_size(size)
+        return dense_sizes(self.weights, size)
 
     def unmerge(self, y: Tensor) -> Tensor:
         self._check_unmerge(y)

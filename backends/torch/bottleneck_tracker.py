@@ -15,7 +15,7 @@ from torch import distributed
 
 from tokenmerge.backends.torch.check import check
 from tokenmerge.backends.torch.information_bottleneck import cluster_scores, estimate_q, ib_bound, mutual_information
-from tokenmerge.backends.torch.precision import matmul
+from tokenmerge.backends.torch.precision import matmul, working_dtype
 from tokenmerge.clusters import centroids
 from tokenmerge.spec.shared import bottleneck
 from tokenmerge.spec.shared.bottleneck import Measures
@@ -103,7 +103,8 @@ class BottleneckTracker:
         """Keep a batch of the pass before an epoch: pooled features `(S,C)`, labels `(S,)`, pixels `(S,D)`."""
         self._check(features, labels, inputs)
         phi_in = self._phi_in(inputs)
-        self._pass.append(_Batch(features.float().cpu(), labels.long().cpu(), phi_in.cpu()))
+        kept = features.to(working_dtype(features)).cpu()
+        self._pass.append(_Batch(kept, labels.long().cpu(), phi_in.to(kept.dtype).cpu()))
 
     @torch.no_grad()
     def update(self) -> Measures:
@@ -192,7 +193,7 @@ class BottleneckTracker:
         assert self.centroids_in is not None
         centres = self.centroids_in.to(inputs.device)
         rows = bottleneck.rows_at_a_time(tuple(centres.shape))
-        return torch.cat([cluster_scores(part.float(), centres, self.options.beta) for part in inputs.split(rows)])
+        return torch.cat([cluster_scores(part, centres, self.options.beta) for part in inputs.split(rows)])
 
     def _centroids(self, vectors: Tensor, width: int) -> Tensor:
         """Those that the first rank finds, on every rank: machines may differ in the last bit."""

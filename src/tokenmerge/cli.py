@@ -13,6 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from tokenmerge.commands.options import Backends, CompressionRatio, MaxTokens, Merger, NumTokensOut, R
+from tokenmerge.commands.train import check_dataset, train
 
 
 class OneSentence(TyperGroup):
@@ -237,18 +238,7 @@ def _without_pictures(command: str, error: ModuleNotFoundError) -> ImportError:
     return ImportError(f"{command} needs matplotlib and pillow: pip install matplotlib pillow")
 
 
-@app.command()
-def train(
-    dataset: Annotated[str, typer.Argument(help="digits: handwritten digits, from scikit-learn.")],
-    out: Annotated[Path, typer.Option(metavar="FILE", help="Where the parameters go.")] = Path("digits.safetensors"),
-    epochs: Annotated[int, typer.Option(help="Passes over the training images.")] = 60,
-    seed: Annotated[int, typer.Option(help="Of first parameters, order and variation of the images.")] = 0,
-) -> None:
-    """Train a small vision transformer in PyTorch, without merging, and save it as safetensors."""
-    _check_dataset("train", dataset)
-    from tokenmerge.digits.command import train_digits
-
-    train_digits(out, epochs, seed)
+app.command()(train)
 
 
 @app.command()
@@ -265,17 +255,12 @@ def evaluate(
 
     Exit status 1 if a backend predicts otherwise than the first one and the image is no certified near-tie.
     """
-    _check_dataset("evaluate", dataset)
+    check_dataset("evaluate", dataset)
     from tokenmerge.digits.command import evaluate_digits
 
     rows = evaluate_digits(weights, tuple(backend or ()), tuple(merger or ()), fine_tune, plot, json)
     if any(row.differ != row.near_ties for row in rows):
         raise typer.Exit(1)
-
-
-def _check_dataset(command: str, name: str) -> None:
-    if name != "digits":
-        raise ValueError(f"{command}: `dataset` must be 'digits', got {name!r}")
 
 
 @app.command()

@@ -1,0 +1,1 @@
+"""Training a network with a merger in it: `tokenmerge train --data ...` (docs/guides/training.md)."""

@@ -34,6 +34,16 @@ def test_modules_with_public_names_are_found_through_the_links() -> None:
     assert {"tokenmerge", "tokenmerge.backends.jax", "tokenmerge.spec.batch"} <= set(reference.public())
 
 
+def test_no_page_is_made_twice_and_no_module_stands_on_two() -> None:
+    uris = [page.uri for page in reference.pages()]
+    blocks = [entry.partition("\n")[0] for page in reference.pages() for entry in page.entries.values()]
+    described = [block.removeprefix("::: ") for block in blocks if block.startswith("::: ")]
+    assert len(uris) == len(set(uris)) and len(described) == len(set(described))
+    assert not any(
+        inner.startswith(outer + ".") for outer in described for inner in described if outer not in reference.public()
+    )
+
+
 def test_one_object_is_described_once_and_linked_elsewhere() -> None:
     page = next(page for page in reference.pages() if page.module == "tokenmerge.backends")
     assert "The same as [`tokenmerge.get_merger`][tokenmerge.get_merger]" in page.entries["get_merger"]

@@ -50,24 +50,28 @@ def public() -> dict[str, tuple[str, ...]]:
 
 @cache
 def pages() -> tuple[Page, ...]:
-    """Every page; what is one object under several names is described under the first."""
+    """Every page; what is one object under several names is described under the first, a module on its own page."""
     package = griffe.load("tokenmerge", search_paths=[ROOT / "src"], resolve_aliases=True)
     shown: dict[str, str] = {}
     made = []
     for module, names in public().items():
         page = Page(module)
+        if module in ROOMS:
+            page.entries[""] = f"::: {module}\n    options:\n      show_root_heading: false\n      members: false"
         for name in names:
             path = f"{module}.{name}"
             found = package[path.removeprefix("tokenmerge.")]
             target = found.final_target.path if found.is_alias else found.path
-            if target in shown:
+            if target in public():
+                page.entries[name] = f"## {name} {{ #{path} }}\n\nThe module [`{target}`]({target}.md)."
+            elif target in shown:
                 page.entries[name] = f"## {name} {{ #{path} }}\n\nThe same as [`{shown[target]}`][{shown[target]}]."
             else:
                 shown[target] = path
                 page.entries[name] = f"::: {path}"
         made.append(page)
     for module in ROOMS:
-        if module not in shown:
+        if module not in public():
             made.append(Page(module, {"": f"::: {module}\n    options:\n      show_root_heading: false"}))
     return tuple(made)
 

@@ -10,6 +10,7 @@ from torch import nn
 
 from tokenmerge.backends.torch.patching.block import BlockRole
 from tokenmerge.backends.torch.patching.families import CannotPatch
+from tokenmerge.backends.torch.patching.graphed import Graphed
 from tokenmerge.backends.torch.patching.hook import Hook, Patch
 from tokenmerge.backends.torch.patching.marks import role_of, unmark
 from tokenmerge.backends.torch.patching.network import NetworkRole
@@ -156,6 +157,17 @@ class Handle:
         if not own or own[0] is None:
             return None
         return max(own[0], self._last.num_tokens_in)
+
+    def graphed(self) -> Graphed:
+        """The model as a callable that captures its calls in CUDA graphs, one for each shape of the inputs.
+
+        In eager mode a GPU waits for Python at small batches; a graph is launched at once. Without gradients. See
+        `tokenmerge.backends.torch.patching.graphed`.
+
+        Raises:
+            RuntimeError: the model is not on a CUDA device.
+        """
+        return Graphed(self._model, self._patch)
 
     def remove(self) -> None:
         """Take everything off again: roles, hooks, mergers. A second time does nothing."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Callable
 from html import unescape
 from typing import Any
 
@@ -69,7 +70,22 @@ def on_page_content(html: str, page: Any, config: Any, files: Any) -> str:
     if page.file.src_uri.startswith("reference/"):
         _built[page.file.src_uri.removeprefix("reference/").removesuffix(".md")] = html
     target = files.get_file_from_path("rules.md").url_relative_to(page.file)
-    return with_rules(html, "" if page.file.src_uri == "rules.md" else target, page.file.src_uri)
+    html = with_rules(html, "" if page.file.src_uri == "rules.md" else target, page.file.src_uri)
+    return with_pages(html, lambda uri: (found := files.get_file_from_path(uri)) and found.url_relative_to(page.file))
+
+
+def with_pages(html: str, url: Callable[[str], str | None]) -> str:
+    """Names of pages, as docstrings have them, as links.
+
+    >>> with_pages("<p>LTM (docs/ltm.md, docs/none.md)</p>", {"ltm.md": "../ltm/"}.get)
+    '<p>LTM (<a href="../ltm/">docs/ltm.md</a>, docs/none.md)</p>'
+    """
+
+    def link(name: re.Match[str]) -> str:
+        found = url(name[1])
+        return f'<a href="{found}">{name[0]}</a>' if found else name[0]
+
+    return re.sub(r"(?<=[ (])docs/([\w/-]+\.md)(?=[;,.) ])", link, html)
 
 
 def on_post_build(config: Any) -> None:

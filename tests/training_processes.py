@@ -5,6 +5,7 @@ It forks before PyTorch has done any work, so that its import is paid for once.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 import signal
@@ -20,6 +21,9 @@ import torch
 import torch._dynamo
 import torch.distributed.checkpoint.state_dict
 import torch.distributed.fsdp
+
+with contextlib.suppress(ImportError):
+    import torch.utils.tensorboard
 
 from tokenmerge.training import checkpoint, command, trainer
 from tokenmerge.training.request import Request

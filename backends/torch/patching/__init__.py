@@ -13,6 +13,8 @@ from tokenmerge.backends.torch import observers
 from tokenmerge.backends.torch.patching import hf_families, other_families, own, timm, transformers
 from tokenmerge.backends.torch.patching.ats import ATSPatch
 from tokenmerge.backends.torch.patching.families import CannotPatch, Network
+from tokenmerge.backends.torch.patching.grid_role import install_grid
+from tokenmerge.backends.torch.patching.grids import find_grid
 from tokenmerge.backends.torch.patching.handle import Handle, handle, hooks_of
 from tokenmerge.backends.torch.patching.install import install
 from tokenmerge.backends.torch.patching.ltm import LTMPatch
@@ -43,7 +45,8 @@ def patch(model: nn.Module, name: str, *, restore: bool = False, **options: Any)
             `num_tokens_out=8`, `logit_scale=None`, `seed=0`; of "ltm" `compression_ratio`, `protected=None`,
             `prior_smoothing=0.1`, `around="mlp"`. `protected=None` stands for the model's class, distillation and
             register tokens. `around`: None for the stream, "mlp" or "block" for that branch, around which the stream
-            keeps all of its tokens.
+            keeps all of its tokens. timm's Swin, MobileViT and EfficientViT (MIT), whose tokens lie on a map, take
+            "tome" with `r` per window or pixel and "ltm", around a branch only, and `prior="grid"`.
 
     Returns:
         Handle: plans, `r`, `remove()`; a context manager.
@@ -71,12 +74,20 @@ def patch(model: nn.Module, name: str, *, restore: bool = False, **options: Any)
         raise ValueError(
             f"patch: `around` must be None for {name!r}, whose tokens are no means of all others, got another"
         )
-    check_names("patch", options, method_class.OPTIONS, "option")
+    check_names("patch", options, (*method_class.OPTIONS, *(("prior",) if name == "ltm" else ())), "option")
     for option in method_class.NEEDED:
         if option not in options:
             raise TypeError(f"patch: `{option}` must be given with {name!r}, got nothing")
     if hooks_of(model):
         raise CannotPatch("patch: `model` must not be patched already, got one that is (`remove()` its handle first)")
+    on_grid = find_grid(model)
+    if on_grid is not None:
+        return Handle(model, install_grid(model, on_grid, name, options))
+    if "prior" in options:
+        raise ValueError(
+            "patch: `prior` must be left out for a model whose tokens lie in a sequence, got "
+            f"{options['prior']!r} (Swin, MobileViT and EfficientViT have a grid)"
+        )
     network = find(model, restore)
     method = method_class(network, **options)
     if network.unbiased and (method.proportional or method.sampled):

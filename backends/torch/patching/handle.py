@@ -11,6 +11,7 @@ from torch import nn
 from tokenmerge.backends.torch.patching.block import BlockRole
 from tokenmerge.backends.torch.patching.families import CannotPatch
 from tokenmerge.backends.torch.patching.graphed import Graphed
+from tokenmerge.backends.torch.patching.grid_role import GridBlockRole, GridMethod
 from tokenmerge.backends.torch.patching.hook import Hook, Patch
 from tokenmerge.backends.torch.patching.marks import role_of, unmark
 from tokenmerge.backends.torch.patching.network import NetworkRole
@@ -175,7 +176,7 @@ class Handle:
             unhook(module, None, self._patch)
             role = role_of(module)
             if role is not None and role.patch is self._patch:
-                if isinstance(role, BlockRole) and role.learned:
+                if isinstance(role, BlockRole | GridBlockRole) and role.learned:
                     del module.merger
                 unmark(module)
 
@@ -187,7 +188,10 @@ class Handle:
     def _tome(self) -> ToMePatch:
         method = self._patch.method
         if not isinstance(method, ToMePatch):
-            raise AttributeError(f"patch: `r` must be asked of a model patched with 'tome', got {method.NAME!r}")
+            where = (
+                f"{method.NAME!r}, whose tokens keep a grid" if isinstance(method, GridMethod) else repr(method.NAME)
+            )
+            raise AttributeError(f"patch: `r` must be asked of a model patched with 'tome', got {where}")
         return method
 
 

@@ -177,12 +177,12 @@ class Last:
 
     def keep(self, call: Call) -> None:
         """Keep the plans of a call, and no graph of it."""
-        self.plans = tuple(_detached(plan) for plan in call.plans)
+        self.plans = tuple(detached(plan) for plan in call.plans)
         self.sizes = tuple(None if size is None else size.detach() for size in call.sizes)
         self.num_tokens_in = call.num_tokens_in
         self.size = None if call.size is None else call.size.detach()
         self.mask, self.around, self.replaced = call.mask, call.around, call.replaced
-        self.whole = None if call.whole is None else _detached(call.whole)
+        self.whole = None if call.whole is None else detached(call.whole)
         self.given = call.given
 
     @property
@@ -191,7 +191,7 @@ class Last:
         return not self.around and any(plan is not None for plan in self.plans)
 
 
-def _detached(plan: Plan | None) -> Plan | None:
+def detached(plan: Plan | None) -> Plan | None:
     return DensePlan(plan.weights.detach(), plan.mask) if isinstance(plan, DensePlan) else plan
 
 
@@ -218,6 +218,7 @@ class Thread(threading.local):
         self.stack: list[Call] = []
         self.readers: list[Reader] = []
         self.alone: list[int] = []  # blocks that run without a call
+        self.stages: list[Any] = []  # of a network on a map, the ones that run
         self.last = Last()
 
     def call(self) -> Call | None:

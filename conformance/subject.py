@@ -72,6 +72,11 @@ class Subject:
         """Whether the backend compiles once per shape and option, and says so."""
         return bool(getattr(self.module, "COMPILES", False))
 
+    @property
+    def slow(self) -> bool:
+        """Whether the backend says that an interpreter or a simulator runs it."""
+        return bool(getattr(self.module, "SLOW", False))
+
     def run(self, case: Case) -> Outcome:
         """Run a case; a crash is a mismatch like any other."""
         try:

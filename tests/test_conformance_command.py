@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,8 +20,10 @@ pytest.importorskip("hypothesis")
 from conformance_cases import BACKWARDS, CTRL_C, FAST, ODD_DEVICE, backend, failing, invoke, nothing_runs
 
 from tokenmerge.conformance.checks import CHECKS
+from tokenmerge.conformance.checks.odd import every_row
 from tokenmerge.conformance.request import load, request
 from tokenmerge.conformance.rules import rules
+from tokenmerge.conformance.subject import Subject
 
 __all__ = ["backend", "nothing_runs"]
 
@@ -177,6 +179,14 @@ def test_jax_forgets_its_programs() -> None:
     assert doubled._cache_size() == 1
     load("jax").forget()
     assert doubled._cache_size() == 0
+
+
+def test_a_slow_backend_is_looked_at_in_fewer_odd_shapes() -> None:
+    data, rows = SimpleNamespace(draw=lambda strategy: None), {}
+    for module in (SimpleNamespace(DTYPES=("float32",)), SimpleNamespace(DTYPES=("float32",), SLOW=True)):
+        subject = Subject("one", module, "float32", level="quick")
+        rows[subject.slow] = len(list(every_row(subject, data, "tome", "generic")))
+    assert 2 < rows[True] < rows[False] / 2
 
 
 def test_ctrl_c_reports_what_was_found(backend: Callable[[str], str], tmp_path: Path) -> None:

@@ -37,6 +37,7 @@ NAME = "torch"
 VERSION = str(torch.__version__)
 CHANNELS_FIRST = True  # of the images that `ViT` takes
 DTYPES = ("float16", "bfloat16", "float32", "float64")
+SLOW = kernels.interpreted()  # where Triton's interpreter runs the kernels, statement by statement
 
 
 def devices() -> tuple[str, ...]:
@@ -112,6 +113,7 @@ __all__ = [
     "LTM",
     "MERGERS",
     "NAME",
+    "SLOW",
     "VERSION",
     "BottleneckTracker",
     "DensePlan",

@@ -11,14 +11,17 @@ from tokenmerge.conformance.checks.independence import alone
 from tokenmerge.conformance.strategies import odd_cases, odd_rows
 from tokenmerge.conformance.subject import Mismatch, Subject
 
-FEW = {"quick": 1, "ci": 6}  # rows, where each of them is compiled
+MOST = {"quick": 12}  # rows
+SOME = {"quick": 4, "ci": 12}  # where an interpreter takes a second for each
+FEW = {"quick": 1, "ci": 6}  # where each of them is compiled
 ALL = 10**6
 
 
 def every_row(subject: Subject, data: Any, merger: str, kind: str) -> Iterator[Case]:
     """A case for every row of the covering choice; every dtype begins with another one."""
     rows = odd_rows(merger, kind)
-    most = FEW.get(subject.level, ALL) if subject.compiles else 12 if subject.level == "quick" else ALL
+    few = SOME if subject.slow else FEW if subject.compiles else MOST
+    most = few.get(subject.level, ALL)
     first = 5 * list(subject.module.DTYPES).index(subject.dtype)
     # from all over the list: its first rows hold most pairs, the last ones the odd ends
     step = max(1, len(rows) // most)

@@ -25,7 +25,7 @@ from tokenmerge.backends.torch.kernels.matching import match
 from tokenmerge.backends.torch.kernels.merging import merge, merge_normalized
 from tokenmerge.backends.torch.kernels.placement import slots
 from tokenmerge.backends.torch.kernels.selection import place
-from tokenmerge.backends.torch.kernels.support import available, in_use, usable
+from tokenmerge.backends.torch.kernels.support import available, in_use, interpreted, usable
 
 __all__ = [
     "attends",
@@ -33,6 +33,7 @@ __all__ = [
     "available",
     "bipartite",
     "in_use",
+    "interpreted",
     "match",
     "merge",
     "merge_normalized",

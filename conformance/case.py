@@ -179,7 +179,7 @@ def to_numpy(module: ModuleType, array: Any) -> Array:
 
 def literal(array: Array) -> str:
     """An array as an expression that makes the same array: readable when small, packed when large."""
-    if array.size <= 256:
+    if array.size <= 64:
         return f"np.array({array.tolist()!r}, {str(array.dtype)!r}).reshape({array.shape!r})"
     packed = base64.b85encode(zlib.compress(array.tobytes(), 9)).decode()
     return f"unpack({packed!r}, {str(array.dtype)!r}, {array.shape!r})"

@@ -2,9 +2,56 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 
-from tokenmerge.conformance.case import Case
+from tokenmerge.conformance.case import Case, run_case
+from tokenmerge.conformance.judge import judge
+from tokenmerge.conformance.subject import Mismatch, Subject
+
+FITS = 5000  # characters of a program that a terminal can show
+_EXAMPLE = re.compile(r"reproduce_failure\('[^']*', (b'[^']*')\)")
+
+
+def told(error: BaseException) -> tuple[list[str], str]:
+    """What Hypothesis wrote beside an error: sentences for people, and the example as bytes in Python's notation."""
+    sentences, example = [], ""
+    for note in getattr(error, "__notes__", []):
+        found = _EXAMPLE.search(note)
+        if found:
+            example = found[1]
+        else:
+            sentences.append(note)
+    return sentences, example
+
+
+def own_program(error: Mismatch, subject: Subject) -> str:
+    """The program that came with a failure, if it can be read in a terminal and shows what is wrong; else ""."""
+    if len(error.snippet) > FITS:
+        return ""
+    if error.case is None:
+        return error.snippet
+    try:
+        outcome = run_case(error.case, subject.module, subject.dtype, subject.device)
+        silent = judge(error.case, outcome, "exact=True" in error.snippet).certified
+    except Exception:
+        return error.snippet
+    return "" if silent else error.snippet  # what is wrong is not in a single call
+
+
+def replay_program(backend: str, check: str, dtype: str, device: str | None, level: str, example: str) -> str:
+    """A program that runs a check on one example, which is the choices that were drawn: seeds, shapes and options.
+
+    >>> print(replay_program("numpy", "tome-odd", "float32", None, "ci", "b'AAE='"))
+    from tokenmerge.conformance.runner import replay
+    <BLANKLINE>
+    print(replay('numpy', 'tome-odd', 'float32', b'AAE='))
+    """
+    options = {"device": device, "level": level if level != "ci" else None}
+    given = "".join(f", {name}={value!r}" for name, value in options.items() if value is not None)
+    program = f"print(replay({backend!r}, {check!r}, {dtype!r}, {example}{given}))"
+    return f"from tokenmerge.conformance.runner import replay\n\n{program}"
 
 
 def shown(case: Case, dtype: str) -> str:

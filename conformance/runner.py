@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
+import hypothesis
 from hypothesis import HealthCheck, Phase, Verbosity, given, reject, settings
 from hypothesis import seed as with_seed
 from hypothesis import strategies as st
+from hypothesis.errors import DidNotReproduce
 
 from tokenmerge.conformance.case import backend_of
 from tokenmerge.conformance.checks import CHECKS, Check
 from tokenmerge.conformance.checks.check import MERGERS
-from tokenmerge.conformance.failure import repeat_program, shown
+from tokenmerge.conformance.failure import own_program, repeat_program, replay_program, shown, told
 from tokenmerge.conformance.fault import REPORT, is_suites
 from tokenmerge.conformance.subject import Mismatch, Subject
 
@@ -70,7 +74,55 @@ def run_check(subject: Subject, check: Check, level: str = "ci", seed: int | Non
     reason = check.applies(subject)
     if reason:
         return not_run(check, subject.dtype, "not applicable", reason)
-    examples = 0
+    tried: list[bool] = []
+    attempt = _attempt(subject, check, level, seed, tried)
+    subject.level = level
+    subject.budgets.clear()
+    subject.budgets_of.clear()
+    start = time.perf_counter()
+    status, message, snippet, shrunk, example = "passed", "", "", "", ""
+    broken: tuple[str, ...] = ()
+    try:
+        (attempt if seed is None else with_seed(seed)(attempt))()
+    except Mismatch as error:
+        sentences, example = told(error)
+        status, snippet, broken = "failed", own_program(error, subject), error.rules or check.rules
+        message = "\n".join([error.message, *sentences])
+        shrunk = "" if error.case is None else shown(error.case, subject.dtype)
+    except (Exception, SystemExit) as error:
+        ours = is_suites(error, subject.module)
+        status, broken = ("suite error", ()) if ours else ("failed", check.rules)
+        said = f"{check.id} raised {type(error).__name__}: {error}"
+        sentences, example = told(error)
+        message = "\n".join([f"{said}; {REPORT}" if ours else said, *sentences])
+    budgets = subject.budgets
+    again = ""
+    if status == "failed":
+        again = repeat_program(subject.name, check.id, subject.dtype, subject.device, level, seed)
+        if not snippet and example:
+            snippet = replay_program(subject.name, check.id, subject.dtype, subject.device, level, example)
+    return Result(
+        id=check.id,
+        tier=check.tier,
+        statement=check.statement,
+        rules=check.rules,
+        status=status,
+        dtype=subject.dtype,
+        broken=broken,
+        examples=len(tried),
+        worst=max(budgets) if budgets else None,
+        median=statistics.median(budgets) if budgets else None,
+        seconds=time.perf_counter() - start,
+        message=message,
+        snippet=snippet or again,
+        repeat=again,
+        input=shrunk,
+        budgets=budgets_by_rule(check, subject),
+    )
+
+
+def _attempt(subject: Subject, check: Check, level: str, seed: int | None, tried: list[bool]) -> Callable[..., None]:
+    """The check as a test of Hypothesis; `tried` grows with every example."""
     most = examples_of(check, level, subject)
     alone = most == 1 and subject.compiles
 
@@ -83,55 +135,18 @@ def run_check(subject: Subject, check: Check, level: str = "ci", seed: int | Non
         report_multiple_bugs=False,
         suppress_health_check=list(HealthCheck),
         verbosity=Verbosity.quiet,
+        print_blob=True,
     )
     @given(st.data())
     def attempt(data: st.DataObject) -> None:
-        nonlocal examples
         # Hypothesis begins with the simplest example, which says least when it is the only one
         if alone and data.draw(st.integers(0, 999), label="not the simplest example") == 0:
             reject()
-        examples += 1
+        tried.append(True)
         check.function(subject, data)
 
-    subject.level = level
-    subject.budgets.clear()
-    subject.budgets_of.clear()
-    start = time.perf_counter()
-    status, message, snippet, shrunk = "passed", "", "", ""
-    broken: tuple[str, ...] = ()
-    try:
-        (attempt if seed is None else with_seed(seed)(attempt))()
-    except Mismatch as error:
-        status, snippet, broken = "failed", error.snippet, error.rules or check.rules
-        message = "\n".join([error.message, *getattr(error, "__notes__", [])])
-        shrunk = "" if error.case is None else shown(error.case, subject.dtype)
-    except (Exception, SystemExit) as error:
-        ours = is_suites(error, subject.module)
-        status, broken = ("suite error", ()) if ours else ("failed", check.rules)
-        said = f"{check.id} raised {type(error).__name__}: {error}"
-        message = "\n".join([f"{said}; {REPORT}" if ours else said, *getattr(error, "__notes__", [])])
-    budgets = subject.budgets
-    again = ""
-    if status == "failed":
-        again = repeat_program(subject.name, check.id, subject.dtype, subject.device, level, seed)
-    return Result(
-        id=check.id,
-        tier=check.tier,
-        statement=check.statement,
-        rules=check.rules,
-        status=status,
-        dtype=subject.dtype,
-        broken=broken,
-        examples=examples,
-        worst=max(budgets) if budgets else None,
-        median=statistics.median(budgets) if budgets else None,
-        seconds=time.perf_counter() - start,
-        message=message,
-        snippet=snippet or again,  # a check without a case has no other program
-        repeat=again,
-        input=shrunk,
-        budgets=budgets_by_rule(check, subject),
-    )
+    made: Callable[..., None] = attempt
+    return made
 
 
 def examples_of(check: Check, level: str, subject: Subject) -> int:
@@ -162,3 +177,26 @@ def repeat(
     'passed'
     """
     return run_check(Subject(backend, backend_of(backend), dtype, device), CHECKS[check], level, seed)
+
+
+def replay(
+    backend: str | Any, check: str, dtype: str, example: bytes, device: str | None = None, level: str = "ci"
+) -> str:
+    """Run one check on one example that a failure printed, and say what differs.
+
+    It is the choices that were drawn and not the numbers that were made of them, so it is short; another version of
+    Hypothesis may not read it.
+
+    >>> replay("numpy", "tome-exact", "float32", b"AAE=")
+    'the check passes on this example, or the example is of another version of the suite or of Hypothesis'
+    """
+    subject, found = Subject(str(backend), backend_of(backend), dtype, device), CHECKS[check]
+    subject.level = level
+    attempt = _attempt(subject, found, level, None, [])
+    try:
+        hypothesis.reproduce_failure(hypothesis.__version__, example)(attempt)()
+    except DidNotReproduce:
+        return "the check passes on this example, or the example is of another version of the suite or of Hypothesis"
+    except Exception as error:
+        return error.message if isinstance(error, Mismatch) else f"{check} raised {type(error).__name__}: {error}"
+    return "the check passes on this example"

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import ast
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
+from tokenmerge.conformance.checks import CHECKS
 from tokenmerge.conformance.mutants import MUTANTS, Mutant, foreign
 from tokenmerge.conformance.mutants.foreign import FOREIGN, survivors
 from tokenmerge.conformance.mutants.foreign.__main__ import main
 from tokenmerge.conformance.rules import rules
+from tokenmerge.conformance.runner import replay, run_check
 from tokenmerge.conformance.self_test import kill
+from tokenmerge.conformance.subject import Subject
 
 HANDED = 40  # that others found; there are at least as many of the same kinds
 LISTED = survivors()
@@ -51,6 +55,20 @@ def test_list_names_foreign_bugs_once(line: str, tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(foreign, "SURVIVORS_FILE", file)
     with pytest.raises(ValueError, match=r"survivors.txt: every line must name one foreign bug, once, got '"):
         survivors()
+
+
+@pytest.mark.parametrize(
+    ("name", "check"), [("foreign-samples-from-the-fifth", "tome-odd"), ("foreign-plan-merges-plainly", "tome-doors")]
+)
+def test_the_program_of_a_failure_fits_a_terminal_and_shows_it(name: str, check: str) -> None:
+    """One is of thousands of numbers, the other shows in no single call: both are told by what was drawn."""
+    with FOREIGN[name].built() as module:
+        found = run_check(Subject(name, module, "float32"), CHECKS[check])
+        call = ast.parse(found.snippet).body[-1].value.args[0]  # type: ignore[attr-defined]
+        assert call.func.id == "replay" and len(found.snippet) < 2000
+        example = ast.literal_eval(call.args[3])
+        assert replay(module, check, "float32", example).splitlines()[0] == found.message.splitlines()[0]
+    assert "the check passes" in replay("numpy", check, "float32", example)
 
 
 def test_command_says_what_it_found(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,4 @@
-"""Bad arguments of what is no merger: functions, plans, and compositions refuse them with the sentences of the spec."""
+"""Bad arguments of what is no merger: functions and compositions refuse them with the sentences of the spec."""
 
 from __future__ import annotations
 
@@ -9,10 +9,8 @@ from typing import Any
 import numpy as np
 
 from tokenmerge.conformance.bad import ATTN, FLOAT_MASK, INTEGERS, SHORT_MASK, SIZE, VALUE, X
-from tokenmerge.conformance.case import context
 from tokenmerge.conformance.checks.check import Function, check, check_each
 from tokenmerge.conformance.checks.errors import raised
-from tokenmerge.conformance.mergers import MERGERS
 from tokenmerge.conformance.subject import Mismatch, Subject
 from tokenmerge.spec.shared import arguments
 from tokenmerge.spec.shared.calls import Calls
@@ -157,42 +155,6 @@ for room, (needs, calls) in FUNCTIONS.items():
     name = f"{'attention-' if room == 'pooling' else ''}{room}-refusals"
     statement = f"A bad argument of a function of `{room}` raises the same class with the same sentence."
     check(name, 1, statement, "CALL-1", needs=needs, dtype="float32", share=0.025)(_refuses(room, calls))
-
-
-@check_each(
-    "plan-refusals",
-    1,
-    "A plan refuses tokens and sizes of other shapes with the same sentences in every backend.",
-    "CALL-1",
-    dtype="float32",
-    share=0.025,
-)
-def plan_refusals(subject: Subject, data: Any, merger: str) -> None:
-    proof = MERGERS[merger]
-    case = data.draw(subject.cases(merger, proof.kind, padded=False))
-    outcome = subject.run(case)
-    made, (b, n, _), p = outcome.result.plan, case.inputs["x"].shape, outcome.plan["num_tokens_out"]
-    tokens, merged = np.ones((b, n, 4), np.float32), np.ones((b, p, 4), np.float32)
-    sizes = np.ones((b, n), np.float32)
-    bad: list[tuple[str, str, tuple[Any, ...]]] = [
-        ("merge", "x", (tokens[:, :-1],)),
-        ("merge", "x", (np.concatenate([tokens, tokens]),)),
-        ("merge", "x", (tokens.astype(np.int32),)),
-        ("merge", "size", (tokens, sizes[:, :-1])),
-        ("merge", "size", (tokens, sizes.astype(np.int32))),
-        ("merge_size", "size", (sizes[:, :-1],)),
-        ("matrix", "size", (sizes[:, :-1],)),
-        ("unmerge", "y", (np.concatenate([merged, merged], axis=1)[:, : p + 1],)),
-        ("unmerge", "y", (merged.astype(np.int32),)),
-    ]
-    letters = {"x": "B N C", "size": "B N", "y": "B P C"}
-    with context(subject.module, subject.dtype):
-        for method, name, given in bad:
-            lengths = {"B": b, "P": p} if name == "y" else {"B": b, "N": n}
-            want = raised(LAW.array, "plan", name, given[-1], letters[name], **lengths)
-            arrays = converted(subject, {str(i): array for i, array in enumerate(given)}).values()
-            got = raised(getattr(made, method), *arrays)
-            hold(f"plan.{method} of {merger} with shapes {[array.shape for array in given]}", want, got)
 
 
 @check_each(

@@ -224,7 +224,7 @@ class PatchMerger(Merger):
     NAME = "patch_merger"
 
     def __init__(self, dim, num_tokens_out, logit_scale=None, normalize=True, use_bias=True, eps=1e-5, seed=0):
-        arguments.check_patch_merger(dim, num_tokens_out, logit_scale, eps, seed)
+        arguments.check_patch_merger(dim, num_tokens_out, logit_scale, eps, seed, normalize, use_bias)
         self.dim, self.normalize, self.eps = dim, normalize, eps
         self.logit_scale = dim**-0.5 if logit_scale is None else logit_scale
         self.learned = {"queries": initial.initial_queries(num_tokens_out, dim, seed), "scale": np.ones(dim, "f4")}

@@ -34,13 +34,13 @@ def test_a_mask_that_the_library_makes_is_not_the_users(kind: str, merger: str) 
         assert near(program.module()(x).logits, model(x).logits)
 
 
-def test_a_mask_that_is_the_users_is_refused() -> None:
+def test_a_mask_of_pairs_that_is_the_users_is_refused() -> None:
     model = shaken(hf.ViTModel(hf.ViTConfig(**HF, intermediate_size=32)))
     mask = torch.ones(2, 17, dtype=torch.bool)
     mask[0, 9:] = False
     with torch.no_grad(), patch(model, "tome", r=3):
         with pytest.raises(ValueError, match=r"^patch: `attention_mask` must be None in a patched model"):
-            model(images(), attention_mask=mask)
+            model(images(), attention_mask=mask[:, None, None].expand(2, 1, 17, 17))
 
 
 @pytest.mark.parametrize("merger", MERGERS)
@@ -77,5 +77,36 @@ def test_parameters_that_ddp_will_not_average() -> None:
         with torch.no_grad(), patch(model, "tome", r=3) as handle:
             model(images())
             assert handle.num_tokens == [14, 11, 8]
+        with (
+            patch(model.module, "ltm", compression_ratio=0.6),
+            pytest.warns(UserWarning, match=r"will not be averaged"),
+        ):
+            model(images())
+        inside = vit()
+        with patch(inside, "ltm", compression_ratio=0.6), warnings.catch_warnings():
+            warnings.simplefilter("error")
+            torch.nn.parallel.DistributedDataParallel(inside)(images())
     finally:
         torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("merger", ["ltm", "tome"])
+def test_adapters_around_a_patched_model_do_not_save_its_parameters(merger: str) -> None:
+    class PeftModel(torch.nn.Module):
+        def __init__(self, model: Any) -> None:
+            super().__init__()
+            self.base_model, self.peft_config = model.requires_grad_(False), {}
+
+        def forward(self, x: Any) -> Any:
+            return self.base_model(x)
+
+    PeftModel.__module__ = "peft.peft_model"
+    model, options = vit(), {"ltm": {"compression_ratio": 0.6}, "tome": {"r": 3}}
+    with patch(model, merger, **options[merger]), warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        wrapped = PeftModel(model)
+        wrapped(images())
+        wrapped(images())
+    said = [str(each.message) for each in caught if str(each.message).startswith("patch:")]
+    assert len(said) == (merger == "ltm")
+    assert all("of 'ltm' and are frozen will not be saved by `save_pretrained`" in each for each in said)

@@ -123,7 +123,8 @@ def _compared(run: Run, use: str, models: Any, case: Any, merging: tuple[str, di
     wanted: Any = None
     with torch.no_grad():
         if known:
-            with hooked(ToMe(blocks_of(models, run.model), options["r"], case.prefix)):
+            blocks = blocks_of(models, run.model)
+            with hooked(ToMe(blocks, options["r"] if blocks else 0, case.prefix)):
                 wanted = run.call(run.top)
     before = run.before(use)
     with patch(run.model if inside else run.top, merger, **options) as handle:

@@ -173,7 +173,11 @@ def two_halves(name: str, text: dict[str, Any] | None = None, **options: Any) ->
 
     def build() -> nn.Module:
         config = getattr(hf, kind)
-        given = {"vision_config": VIT, "text_config": TEXT | (text or {}), "projection_dim": 24} | options
+        given = {
+            "vision_config": VIT | {"num_patches": 16},
+            "text_config": TEXT | (text or {}),
+            "projection_dim": 24,
+        } | options
         return getattr(hf, name)(config(**given))
 
     return build
@@ -209,6 +213,22 @@ def depth(name: str) -> Callable[[], nn.Module]:
 def mel(decoder: bool = False) -> Callable[[], dict[str, Any]]:
     ids = {"decoder_input_ids": torch.tensor([[0, 3, 4], [0, 5, 6]])} if decoder else {}
     return lambda: {"input_features": noise(2, 8, 40)} | ids
+
+
+def packed() -> dict[str, Any]:
+    """Patches of two images, the second of which has fewer: SigLIP 2."""
+    mask = torch.ones(2, 16, dtype=torch.long)
+    mask[1, 12:] = 0
+    return {
+        "pixel_values": noise(2, 16, 192),
+        "pixel_attention_mask": mask,
+        "spatial_shapes": torch.tensor([[4, 4], [3, 4]]),
+    }
+
+
+def packed_whole() -> dict[str, Any]:
+    """The same without padding."""
+    return packed() | {"pixel_attention_mask": torch.ones(2, 16), "spatial_shapes": torch.tensor([[4, 4], [2, 8]])}
 
 
 def qwen_audio(name: str) -> Callable[[], nn.Module]:
@@ -311,3 +331,5 @@ add("Kosmos2VisionModel", vision, config="Kosmos2VisionConfig")
 add("LlavaForConditionalGeneration LlavaModel", language, placeholders(16), vision_type="clip_vision_model")
 add("InternVLForConditionalGeneration", language, placeholders(4), vision_type="internvl_vision")
 add("DepthAnythingForDepthEstimation", depth)
+add("Siglip2VisionModel", vision, packed_whole, config="Siglip2VisionConfig", prefix=0, num_patches=16)
+add("Siglip2ForImageClassification", two_halves, packed_whole, prefix=0)

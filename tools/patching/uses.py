@@ -103,10 +103,20 @@ def of_another(run: Run, model: Any) -> Any:
 
 
 def pickled(run: Run, handle: Handle, before: Any) -> Any:
+    if isinstance(run.top, nn.Module) and not can_be_pickled(run.top):  # the library's own hooks cannot
+        return call(run, handle, None)
     return of_another(run, pickle.loads(pickle.dumps(run.top)))
 
 
+def can_be_pickled(model: nn.Module) -> bool:
+    """Whether nobody has put a function of a function on a model: Hugging Face does where it collects hidden states."""
+    hooks = [hook for module in model.modules() for hook in module._forward_hooks.values()]
+    return not any("<locals>" in getattr(hook, "__qualname__", "") for hook in hooks)
+
+
 def saved(run: Run, handle: Handle, before: Any) -> Any:
+    if not can_be_pickled(run.top):
+        return call(run, handle, None)
     file = io.BytesIO()
     torch.save(run.top, file)
     file.seek(0)
@@ -168,6 +178,8 @@ def hidden_states(run: Run, handle: Handle, before: Any) -> Any:
     for layer, state in enumerate(states or ()):
         if state.ndim == 3 and layer <= len(handle.plans) and state.shape[1] == ([0, *handle.num_tokens])[layer]:
             handle.unmerge(state, layer=layer)
+    if any("hidden_states" in name for name, _ in tensors(call(run, handle, None))):  # it always gives them
+        return output
     return {name: value for name, value in tensors(output) if "hidden_states" not in name}
 
 

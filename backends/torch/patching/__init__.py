@@ -96,8 +96,9 @@ def patch(model: nn.Module, name: str, *, restore: bool = False, **options: Any)
             f"got {network.unbiased}"
         )
     method.given = dict(options) | ({"restore": True} if restore else {})
-    check_training(model, network, method)
+    warned = check_training(model, network, method)
     patched = Handle(model, install(model, network, method, restore))
+    patched._patch.said |= {"training"} if warned else set()
     if network.unread and not restore and method.around is None:
         observers.warn(
             f"patch: {network.unread} reads merged tokens in a way that nobody has described: give "

@@ -119,7 +119,7 @@ class BlockRole(Role):
             )
         x = method.after(call, x)
         last = self.index == self.patch.depth - 1
-        if last and call.mask is not None and not call.around:
+        if last and call.mask is not None and call.merged_any:
             x = torch.where(call.mask[:, :, None], x, 0)
         if self.patch.restore and not call.around:
             x = self._restored(call, x)
@@ -211,7 +211,9 @@ class AttentionRole(Role):
         at, method = self.parts.mask_position, self.patch.method
         given = args[at] if at is not None and len(args) > at else kwargs.get(self.parts.mask)
         counted = call.size is not None or call.mask is not None or call.merged_any
-        if call.own_mask:  # it masks nothing
+        if call.real is not None and not call.merged_any and not self.sampled and not self.parts.written_out:
+            return args, kwargs  # its own mask says the same
+        if call.own_mask or call.real is not None:  # it masks nothing, or what is known
             given = None
         merges = counted or method.expects(call, x.shape[1])
         for name in self.parts.refused if merges else ():

@@ -104,6 +104,7 @@ class Network:
         num_patches: from the module, how many patches an image of the usual size has now; None if that is open.
         unread: a module that reads the tokens in a way nobody has described, for a sentence; "" for none.
         own: a function of the network that reads tokens in its own way, for a sentence; "" if all are known.
+        takes_mask: whether that argument, of two or three axes, says which tokens are real.
         loop: the path of a module that runs lists as blocks; "" where blocks are modules of their own.
     """
 
@@ -126,6 +127,7 @@ class Network:
     own: str = ""
     loop: str = ""
     pool_name: str = "pool"
+    takes_mask: bool = False
 
     @property
     def tokens(self) -> int | None:

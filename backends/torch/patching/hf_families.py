@@ -239,6 +239,17 @@ FAMILIES = (
         on_grid="Owlv2ForObjectDetection",
     ),
     clip("siglip", "Siglip", norm="post_layernorm", probe="head.attention", **NO_CLASS),
+    clip(
+        "siglip2",
+        "Siglip2",
+        norm="post_layernorm",
+        probe="head.attention",
+        masked="head",
+        mask="pixel_attention_mask",
+        on_grid="Siglip2ForImageClassification",  # it pools by the mask that it was given
+        pools={},
+        **NO_CLASS,
+    ),
     clip("blip", "Blip", how=WRITTEN, norm="post_layernorm", pools={}),
     clip("blip_2", "Blip2", how=FUSED, norm="post_layernorm", pools={}),
     clip("instructblip", "InstructBlip", how=FUSED, norm="post_layernorm", pools={}),

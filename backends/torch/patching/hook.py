@@ -19,13 +19,14 @@ class Patch:
     Attributes:
         method: the merger and its options. depth: number of blocks. prefix: tokens in front of the patches.
         name: the network, for sentences.
-        restore: whether everybody outside of the blocks sees all tokens.
+        restore: whether everybody outside of the blocks sees all tokens. learned: whether mergers have parameters.
         thread: the calls of each thread; memory: what a backward pass needs; a copy of the model begins with none.
         said: the warnings that were given.
     """
 
     def __init__(self, method: Method, depth: int, prefix: int, name: str = "", restore: bool = False) -> None:
         self.method, self.depth, self.prefix, self.name, self.restore = method, depth, prefix, name, restore
+        self.learned = False
         self._forget()
 
     def _forget(self) -> None:

@@ -41,6 +41,7 @@ def install(model: nn.Module, network: Network, method: Method, restore: bool) -
         raise CannotPatch(f"patch: `model` must have no block twice, got {network.name} that has")
 
     patch = Patch(method, len(blocks), network.prefix, network.name, restore)
+    patch.learned = bool(mergers)
     for index, (block, parts, attention) in enumerate(network.blocks):
         name = f"block {index} of {network.name}"
         tokens = next(iter(inspect.signature(block.forward).parameters))
@@ -60,7 +61,14 @@ def install(model: nn.Module, network: Network, method: Method, restore: bool) -
         pools.setdefault(id(owner), (owner, []))[1].append((path, kind(patch)))
     inside = pools.pop(id(network.module), (network.module, []))[1]
     role_of_network = NetworkRole(
-        patch, dict(network.doors), inside, network.pool, network.makes_mask, network.num_patches, network.pool_name
+        patch,
+        dict(network.doors),
+        inside,
+        network.pool,
+        network.makes_mask,
+        network.num_patches,
+        network.pool_name,
+        network.takes_mask,
     )
     mark(network.module, role_of_network)
     if network.loop:

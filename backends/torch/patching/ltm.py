@@ -66,7 +66,7 @@ class LTMPatch(Method):
         patches = x.shape[1] - merger.protected
         shape = (patches, ltm_tokens_out(patches, merger.compression_ratio))
         prior = call.prior if call.prior is not None and call.prior.shape[1:] == shape else None
-        plan = merger.plan(x, prior=prior)
+        plan = merger.plan(x, prior=prior, mask=call.mask)
         assert isinstance(plan, DensePlan)
         call.prior = chain(plan, merger.protected)
         return plan

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from torch import nn
 
 from tokenmerge.backends.torch import observers
@@ -14,6 +16,9 @@ from tokenmerge.backends.torch.patching.parts import BEFORE, hook_part
 from tokenmerge.backends.torch.patching.pooling import Pooling, counted
 from tokenmerge.backends.torch.patching.readers import check_readers
 from tokenmerge.backends.torch.patching.state import Call, Reader
+from tokenmerge.backends.torch.patching.trained import look_at_wrappers
+
+Tensor = torch.Tensor
 
 
 class PoolsInParts(Role):
@@ -74,6 +79,7 @@ class NetworkRole(PoolsInParts):
             a network without one.
         makes_mask: the argument without which it makes a mask that masks nothing; "" for none.
         num_patches: from the module, how many patches an image of the usual size has.
+        takes_mask: whether that argument, of two or three axes, says which tokens are real.
     """
 
     def __init__(
@@ -85,11 +91,12 @@ class NetworkRole(PoolsInParts):
         makes_mask: str,
         num_patches: Callable[[Any], int | None] | None = None,
         pool_name: str = "pool",
+        takes_mask: bool = False,
     ) -> None:
         super().__init__(patch, pools)
         self.doors, self.pooling, self.makes_mask = doors, pooling, makes_mask
         self.num_patches = num_patches
-        self.pool_name = pool_name
+        self.pool_name, self.takes_mask = pool_name, takes_mask
         self.methods = (*doors, *(() if pooling is None else (pool_name,)))
 
     def tokens_of(self, module: nn.Module) -> int | None:
@@ -107,7 +114,10 @@ class NetworkRole(PoolsInParts):
             return original(module, *args, **kwargs)
         thread.drop_stale()
         call = Call(around=self.patch.method.around is not None)
-        call.own_mask = bool(self.makes_mask) and kwargs.get(self.makes_mask) is None
+        given = self._mask_of(original, args, kwargs)
+        call.own_mask = bool(self.makes_mask) and given is None
+        if self.takes_mask and isinstance(given, Tensor) and given.ndim in (2, 3):
+            call.take_mask(given, self.makes_mask)
         depth = len(thread.stack)
         thread.stack.append(call)
         grid = self.doors[name](name, args, kwargs)
@@ -122,7 +132,17 @@ class NetworkRole(PoolsInParts):
         finally:
             del thread.stack[depth:]
         self._end(name, call, output)
+        if self.patch.learned and not observers.is_compiling():
+            look_at_wrappers(self.patch, module)
         return output
+
+    def _mask_of(self, original: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> Any:
+        """The argument that says which tokens are real, by its name or its place."""
+        if not args or not self.makes_mask or self.makes_mask in kwargs:
+            return kwargs.get(self.makes_mask)
+        names = list(inspect.signature(original).parameters)[1:]
+        at = names.index(self.makes_mask) if self.makes_mask in names else len(args)
+        return args[at] if at < len(args) else None
 
     def _pool(self, module: Any, original: Callable[..., Any], x: Any, *args: Any, **kwargs: Any) -> Any:
         """The network's own method of that name, with merged tokens weighted by size."""

@@ -76,7 +76,7 @@ class PatchMergerPatch(Method):
             return x
         merger = call.block.merger
         assert isinstance(merger, PatchMerger)
-        tokens, _, mask, plan = merger(x)
+        tokens, _, mask, plan = merger(x, mask=call.mask)
         call.plans[-1] = plan
         call.size, call.mask = None, mask  # its tokens are answers to queries, not groups of patches: each counts one
         call.replaced = True

@@ -97,7 +97,8 @@ def counts_of(call: Call | Last, x: Tensor) -> Counts | None:
     if not call.merged_any:
         return None
     if call.whole is not None and x.shape[1] == call.num_tokens_in:
-        return Counts(None, kept(call.whole))
+        there = [each for each in (kept(call.whole), call.real) if each is not None]
+        return Counts(None, there[0] & there[-1] if there else None)
     return Counts(call.size, call.mask, call.replaced)
 
 
@@ -154,6 +155,18 @@ class ProbePool(Pool):
         return args, kwargs | {"key_padding_mask": None if bias is None else bias[:, 0, 0]}
 
 
+class HeadMask(Pool):
+    """Before a pooling head that is given the mask of all tokens: of merged ones, the hook inside of it knows."""
+
+    name = "tokenmerge.head_mask"
+
+    def __call__(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
+        found = self.call()
+        if found is None or len(args) < 2 or args[1] is None or args[0].shape[1] == args[1].shape[1]:
+            return None
+        return (args[0], None, *args[2:]), kwargs
+
+
 class MeanPool(Pool):
     """Before a part that is given the mean of the tokens from `skip` on, after the class token if it reads both.
 
@@ -194,7 +207,7 @@ class Tokens(Hook):
         if call is None or output.ndim != 3:
             return None
         mask = call.mask
-        if mask is not None and not call.around and mask.shape[1] == output.shape[1]:
+        if mask is not None and call.merged_any and mask.shape[1] == output.shape[1]:
             output = torch.where(mask[:, :, None], output, 0)
         if isinstance(call, Last):
             call.given = reference(output)

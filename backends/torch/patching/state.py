@@ -38,6 +38,7 @@ class Call:
         tokens: `(B,P,C)`, what pooling reads. kept: the merged tokens, where everybody else sees restored ones.
         around: whether plans act around a branch, so that the stream keeps all tokens.
         whole: the plan of all blocks so far, when tokens are restored after every block.
+        real: `(B,N)` bool, which tokens that came in are no padding, where somebody has said so.
         known: plans of a call whose blocks are run again in a backward pass.
         block: the one that is running; in `DataParallel` it is the replica's. parts: its description.
         attention: its attention module. keys: its keys `(B,N,D)`, averaged over heads. chosen: its ATS plan.
@@ -64,6 +65,7 @@ class Call:
         self.kept: Tensor | None = None
         self.whole: Plan | None = None
         self.known: tuple[Call, int] | None = None
+        self.real: Tensor | None = None
         self.given: weakref.ref[Tensor] | None = None  # what the last block returned
         self._table: Tensor | None = None
         self._merged_table: Tensor | None = None
@@ -84,11 +86,31 @@ class Call:
         """A block begins."""
         if not self.started:
             self.num_tokens_in = x.shape[1]
+            self._place_mask(x)
         self.started = self.inside = True
         self.block, self.parts = block, parts
         self.plans.append(None)
         self.sizes.append(None)
         self.before.append((self.size, self.mask, self.replaced))
+
+    def take_mask(self, given: Tensor, name: str) -> None:
+        """Which tokens are real, from outside: `(B,n)` or `(B,h,w)`, of all tokens or of the patches.
+
+        Raises:
+            ValueError: plans act around a branch, where no size says what is padding.
+        """
+        if self.around:
+            raise ValueError(f"patch: `{name}` must be None where plans act around a branch, got a mask")
+        self.real = given.flatten(1).bool()
+
+    def _place_mask(self, x: Tensor) -> None:
+        if self.real is None:
+            return
+        front = x.shape[1] - self.real.shape[1]
+        if front < 0:
+            raise ValueError(f"patch: a mask must have an entry for each of {x.shape[1]} tokens, got {-front} more")
+        self.real = torch.cat([self.real.new_ones((x.shape[0], front)), self.real], dim=1)
+        self.mask, self.size = self.real, self.real.to(working_dtype(x))
 
     def leave(self) -> None:
         """A block ends."""
@@ -101,7 +123,7 @@ class Call:
         call.started, call.num_tokens_in, call.known = True, self.num_tokens_in, (self, index)
         call.plans, call.sizes, call.counts = self.plans[:index], self.sizes[:index], self.counts[:index]
         call.before = self.before[:index]
-        call.own_mask = self.own_mask
+        call.own_mask, call.real = self.own_mask, self.real
         call.size, call.mask, call.replaced = self.before[index]
         return call
 
@@ -172,6 +194,7 @@ class Last:
         self.size: Tensor | None = None
         self.mask: Tensor | None = None
         self.around = self.replaced = False
+        self.real: Tensor | None = None
         self.whole: Plan | None = None
         self.given: weakref.ref[Tensor] | None = None  # the tokens after the last norm
 
@@ -181,7 +204,7 @@ class Last:
         self.sizes = tuple(None if size is None else size.detach() for size in call.sizes)
         self.num_tokens_in = call.num_tokens_in
         self.size = None if call.size is None else call.size.detach()
-        self.mask, self.around, self.replaced = call.mask, call.around, call.replaced
+        self.mask, self.around, self.replaced, self.real = call.mask, call.around, call.replaced, call.real
         self.whole = None if call.whole is None else detached(call.whole)
         self.given = call.given
 

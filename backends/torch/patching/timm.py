@@ -31,7 +31,8 @@ BLOCK = Block(attention="attn", attention_end="drop_path1", norm="norm2", mlp_en
 # norms behind the branches: the stream enters the MLP itself
 NORM_LAST = Block(attention="attn", attention_end="drop_path1", norm="mlp", mlp_end="drop_path2", width="norm2")
 
-NETWORKS = ("timm.models.vision_transformer.VisionTransformer", "timm.models.eva.Eva")
+NAFLEX = "timm.models.naflexvit.NaFlexVit"
+NETWORKS = ("timm.models.vision_transformer.VisionTransformer", "timm.models.eva.Eva", NAFLEX)
 HEADS = (*(f"{name}.forward_head" for name in NETWORKS), "timm.models.deit.VisionTransformerDistilled.forward_head")
 
 
@@ -125,7 +126,7 @@ LATENT = "timm.layers.attention_pool.AttentionPoolLatent.forward"
 def asks_for_grid(name: str, args: Any, kwargs: dict[str, Any]) -> bool:
     """Whether a call of `forward_intermediates` or `get_intermediate_layers` gives maps and not tokens."""
     if name == "forward_intermediates":
-        return (args[6] if len(args) > 6 else kwargs.get("output_fmt", "NCHW")) == "NCHW"
+        return (args[5] if len(args) > 5 else kwargs.get("output_fmt", "NCHW")) == "NCHW"
     return bool(args[2] if len(args) > 2 else kwargs.get("reshape", False))
 
 
@@ -139,6 +140,8 @@ DOORS = {
 
 def num_patches(module: Any) -> int | None:
     """Patches of an image of the usual size; None if any size will do."""
+    if not hasattr(module, "patch_embed"):
+        return None
     if getattr(module, "dynamic_img_size", False) or not getattr(module.patch_embed, "strict_img_size", True):
         return None
     return getattr(module.patch_embed, "num_patches", None)
@@ -164,6 +167,18 @@ def pool(module: Any, original: Callable[..., Any], counts: Counts, x: Tensor, p
     return original(module, x, pool_type)
 
 
+def naflex_pool(
+    module: Any,
+    original: Callable[..., Any],
+    counts: Counts,
+    x: Tensor,
+    pool_type: str | None = None,
+    patch_valid: Tensor | None = None,
+) -> Tensor:
+    """The method `_pool` of a NaFlexVit. A mask of patches has come no further than the first block that merges."""
+    return pool(module, original, counts, x, pool_type)
+
+
 def check_attention_pool(module: Any, name: str) -> None:
     """Raises CannotPatch where attention pooling cannot count sizes."""
     if method_name(module.attn_pool) != LATENT or module.attn_pool.pos_embed is not None:
@@ -181,7 +196,8 @@ def read(model: nn.Module, module: Any, name: str) -> Network:
     if head not in HEADS:
         raise CannotPatch(f"patch: `model` must have a `forward_head` that is known, got {name} with {head}")
     distilled = head == HEADS[-1]
-    own_pool = hasattr(type(module), "pool")
+    pool_name = "_pool" if head == f"{NAFLEX}.forward_head" else "pool"
+    own_pool = hasattr(type(module), pool_name)
     how = "token" if distilled else module.global_pool
     reads_class = f"{name} (global_pool={how!r})" if how == "token" else ""
     pooling: list[tuple[nn.Module, Callable[[Patch], Callable[..., Any]]]] = []
@@ -196,14 +212,15 @@ def read(model: nn.Module, module: Any, name: str) -> Network:
         name=name,
         blocks=blocks,
         prefix=module.num_prefix_tokens,
-        class_token=module.cls_token is not None,
+        class_token=getattr(module, "cls_token", None) is not None or getattr(module, "has_class_token", False),
         patches=num_patches(module),
         norm=module.norm,
         reads_class=reads_class,
         rotary=getattr(module, "rope", None) is not None,
         pooling=pooling,
         doors={door: grid for door, grid in DOORS.items() if hasattr(type(module), door)},
-        pool=pool if own_pool else None,
+        pool=(naflex_pool if pool_name == "_pool" else pool) if own_pool else None,
+        pool_name=pool_name,
         num_patches=num_patches,
         own=own_functions(module, name),
     )

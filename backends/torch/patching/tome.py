@@ -140,7 +140,7 @@ class ToMePatch(Method):
         return self._plan(call, x, r) if r else None
 
     def _plan(self, call: Call, metric: Tensor, r: int) -> Plan:
-        return call.known_plan or tome.plan(metric, r=r, protected=self.protected, order=self.order)
+        return call.known_plan or tome.plan(metric, r=r, protected=self.protected, order=self.order, mask=call.mask)
 
 
 def mean_key(keys: Tensor, heads: int) -> Tensor:

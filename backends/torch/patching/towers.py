@@ -20,7 +20,7 @@ from tokenmerge.backends.torch.patching.families import (
     part_of,
 )
 from tokenmerge.backends.torch.patching.hook import Patch
-from tokenmerge.backends.torch.patching.pooling import MeanPool, ProbePool
+from tokenmerge.backends.torch.patching.pooling import HeadMask, MeanPool, ProbePool
 from tokenmerge.backends.torch.patching.readers import POOLS, READERS, around, reader
 
 Hooks = list[tuple[nn.Module, Callable[[Patch], Callable[..., Any]]]]
@@ -43,6 +43,7 @@ class Family:
         readers: what each model around it does with the tokens.
         pools: for a model that takes the mean of the tokens: the part in front of which it does, and of what.
         probe: the part that pools by attention, an `nn.MultiheadAttention`; "" for none.
+        masked: the head around that, which is given the mask of the tokens; "" if it is given none.
         loop: the module that runs lists as blocks; "" where blocks are modules of their own.
         rotary: whether attention turns queries and keys by their position.
     """
@@ -62,6 +63,7 @@ class Family:
     readers: Mapping[str, str | Callable[[Any], str]] = field(default_factory=dict)
     pools: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     probe: str = ""
+    masked: str = ""
     loop: str = ""
     rotary: bool = False
 
@@ -111,6 +113,7 @@ class Families:
             rotary=family.rotary,
             pooling=pooling,
             makes_mask=family.mask or "attention_mask",
+            takes_mask=bool(family.mask),
             num_patches=count,
             unbiased=unbiased,
             loop=family.loop,
@@ -137,6 +140,8 @@ def _pooling(module: Any, outside: Sequence[nn.Module], family: Family, prefix: 
             skip = 0 if pools == "all" else prefix
             hook = partial(MeanPool, skip=skip, with_class=pools == "class and mean", alone=pools == "tokens")
             pooling.append((part_of(outer, path), hook))
+    if family.masked and has_part(module, family.masked):
+        pooling.append((part_of(module, family.masked), HeadMask))
     if family.probe and has_part(module, family.probe):
         pooling.append((part_of(module, family.probe), ProbePool))
     return pooling, pools

@@ -153,6 +153,7 @@ def single(folder: Path) -> None:
         (None, ["--sched", "cos"], "train: `sched` must be a schedule of timm such as cosine, got 'cos'"),
         (None, ["--lr", "nan"], r"train: `lr` must be a number in [0, inf), got nan"),
         (None, ["--lr", "1e30", "--clip-grad", "0", "--epochs", "4"], "train: `lr` must be one that training bears"),
+        (None, ["--batch-size", "3", "--mixup", "1"], "train: `batch-size` must be even in every process"),
         (None, ["--batch-size", "30"], "train: `batch-size` must be at most the "),
         (None, ["--device", "tpu"], "train: `device` must be one that PyTorch finds, got 'tpu'"),
         (None, ["--shard"], "train: `shard` must be given to several processes (torchrun), got one"),
@@ -181,7 +182,8 @@ def test_half_an_image_is_found_while_training(tmp_path: Path, monkeypatch: pyte
     )
 
 
-def test_no_checkpoint_is_lost(tmp_path: Path) -> None:
+def test_no_checkpoint_is_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tokenmerge.training.command.write_plot", lambda *_: None)  # which takes a second
     make_images(tmp_path / "images", 4)
     options = ["--data", str(tmp_path / "images"), "--out", str(tmp_path / "out"), *COMMON]
     assert train(*options).exit_code == 0
@@ -195,7 +197,10 @@ def test_no_checkpoint_is_lost(tmp_path: Path) -> None:
         done = train(*options, *more)
         assert done.exit_code == 2 and sentence in done.stderr.splitlines()[-1], done.output
     assert path.read_bytes() == before
-    assert train(*options, "--resume").exit_code == 0  # nothing is left to do
+    written = (tmp_path / "out" / "epochs.csv").read_bytes()
+    (tmp_path / "out" / "epochs.csv").unlink()
+    assert train(*options, "--resume").exit_code == 0  # nothing is left to do but the table
+    assert (tmp_path / "out" / "epochs.csv").read_bytes() == written
     path.write_bytes(before[: len(before) // 2])
     done = train(*options, "--resume")
     assert done.exit_code == 2 and "which cannot be read" in done.stderr.splitlines()[-1]

@@ -41,6 +41,7 @@ def run(request: Request) -> list[dict[str, Any]]:
             for name, file in (("model", "model.safetensors"), ("ema", "model-ema.safetensors")):
                 if state[name] is not None:
                     write_tensors("train", "out", request.out / file, _arrays(state[name]))
+            write_table(request.out, trainer.rows)  # the process may have been killed between checkpoint and table
             write_plot(request.out, trainer.rows)
             last = trainer.rows[-1]
             right = f"{100 * last['accuracy']:.2f} % of {len(data.val.labels)} test images are right"

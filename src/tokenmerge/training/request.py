@@ -98,8 +98,6 @@ class Request:
         for name in ("reprob", "model_ema_decay", "ib_start"):
             check_real("train", name.replace("_", "-"), getattr(self, name), 0.0, 1.0, "[0, 1]")
         check_real("train", "val-share", self.val_share, 0.0, 1.0, "(0, 1)")
-        if (self.mixup or self.cutmix) and self.batch_size % 2:
-            raise ValueError(f"train: `batch-size` must be even with mixup or cutmix, got {self.batch_size}")
         if self.shard and self.model_ema:
             raise ValueError("train: `model-ema` must be left out with `shard`, whose weights no process has whole")
         merging_from_options(self.merger, owner="train", **self.knob)

@@ -63,6 +63,9 @@ class Trainer:
         self.optimizer, self.scheduler = _optimizer(request, self.weights.bare, self.steps)
         self.scaler = torch.amp.GradScaler(ranks.device.type, enabled=request.amp and request.amp_dtype == "float16")
         mixes = bool(request.mixup or request.cutmix)
+        part = request.batch_size // ranks.world
+        if mixes and part % 2:
+            raise ValueError(f"train: `batch-size` must be even in every process with mixup or cutmix, got {part}")
         smoothing = request.smoothing
         self.mixup: Any = None
         if mixes:

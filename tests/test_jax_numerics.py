@@ -213,3 +213,9 @@ def test_options_of_jax_are_options_of_jax() -> None:
         get_merger("ltm", backend="numpy", dim=4, compression_ratio=0.5, dtype="float32")
     with pytest.raises(TypeError, match=r"^tome: `precision` must be an option of .*, got an unknown name"):
         get_merger("tome", backend="jax", r=2, precision="high")
+
+
+def test_nnx_tabulates_a_network_that_merges() -> None:
+    model = get_vit(network("tome"), backend="jax")
+    table = nnx.tabulate(model, jnp.ones((1, 16, 16, 3)))
+    assert "block 0" in table and "assignment" in table

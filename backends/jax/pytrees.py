@@ -25,6 +25,26 @@ export.register_pytree_node_serialization(
 )
 
 
+@jax.tree_util.register_pytree_with_keys_class
+class Blocks(tuple[Any, ...]):
+    """One entry for every block, a pytree by the names of the blocks: `nnx.tabulate` cannot show plans in a list."""
+
+    def tree_flatten_with_keys(self) -> tuple[tuple[Any, ...], None]:
+        return tuple((jax.tree_util.DictKey(f"block {index}"), each) for index, each in enumerate(self)), None
+
+    @classmethod
+    def tree_unflatten(cls, _: None, children: Any) -> Blocks:
+        return cls(children)
+
+
+export.register_pytree_node_serialization(
+    Blocks,
+    serialized_name="tokenmerge.Blocks",
+    serialize_auxdata=lambda _: b"",
+    deserialize_auxdata=lambda _: None,
+)
+
+
 def pytree(*leaves: str) -> Callable[[type[Kind]], type[Kind]]:
     """Register a plan as a pytree of these fields, also for what `jax.export` writes.
 

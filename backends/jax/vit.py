@@ -26,7 +26,7 @@ from tokenmerge.backends.jax.patch_merger import layer_norm
 from tokenmerge.backends.jax.plan import Plan, SelectionPlan, compose_layers, merge_with_size
 from tokenmerge.backends.jax.pooling import mean_pool
 from tokenmerge.backends.jax.precision import layer_matmul, working_dtype
-from tokenmerge.backends.jax.pytrees import Static
+from tokenmerge.backends.jax.pytrees import Blocks, Static
 from tokenmerge.backends.jax.stream import Stream, ViTOutput, clear, restored, stream_plans
 from tokenmerge.spec.shared.vit_config import ViTConfig
 from tokenmerge.spec.shared.vit_parameters import is_merger_parameter
@@ -88,7 +88,7 @@ def _run(images: Array, params: Params, config: ViTConfig, key: Array | None, re
     if moves:
         stream = restored(stream, compose_layers(moves), drops(config))
     logits, tokens = head(stream, params, config)
-    return ViTOutput(logits, tokens, stream.size, stream.mask, tuple(plans), tuple(sizes), around)
+    return ViTOutput(logits, tokens, stream.size, stream.mask, Blocks(plans), Blocks(sizes), around)
 
 
 def in_dtype(params: Params, dtype: np.dtype[Any] | None) -> Params:

@@ -65,7 +65,7 @@ def safe_divide(numerator: Tensor, denominator: Tensor) -> Tensor:
 
 def safe_log(values: Tensor) -> Tensor:
     """`log values`, and -inf with gradient 0 where a value is 0."""
-    if exporting():  # and nobody asks for a gradient
+    if exporting() or not is_recorded(values):  # nobody asks for a gradient
         return torch.log(values)
     zero = values == 0
     return torch.where(zero, -torch.inf, torch.log(torch.where(zero, 1, values)))

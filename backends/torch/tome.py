@@ -41,6 +41,11 @@ def draw_permutation(
 def normalize(metric: Tensor) -> Tensor:
     """`metric / ||metric||` per token `(B,N,D)`, in working precision; zero where there is no direction."""
     check.sample("normalize", "metric", metric, "N D")
+    return _normalize(metric)
+
+
+def _normalize(metric: Tensor) -> Tensor:
+    """`normalize` of a metric that is looked at already."""
     m = metric.to(working_dtype(metric)).contiguous()
     if m.numel() == 0:
         return m
@@ -99,7 +104,7 @@ def plan(
     r, k = r or 0, k or 1  # only one of the two is used
     m = metric.detach()
     by_kernels = kernels.usable(m)
-    m = m if by_kernels else normalize(m)  # the kernels normalize what they read
+    m = m if by_kernels else _normalize(m)  # the kernels normalize what they read
     count = None if mask is None else mask.sum(dim=1, keepdim=True)
     if permutation is not None:
         assignment, used = _random(m, permutation, mask, count, r, protected)

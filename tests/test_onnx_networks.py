@@ -33,7 +33,7 @@ PATCHED: dict[str, dict[str, Any]] = {
     "patch_merger": {"num_tokens_out": 6},
     "ltm": {"compression_ratio": 0.7},
 }
-NODES_OF_A_BLOCK = 45  # most that a merge adds to a block of a model of timm
+NODES_OF_A_BLOCK = {"ats": 50}  # most that a merge adds to a block of a model of timm; 45 for the others
 
 
 def exported(model: Any, image: Any) -> onnx.ModelProto:
@@ -91,11 +91,11 @@ def test_a_patched_model_in_onnx_runtime(name: str) -> None:
     check(timm_model(name), patched(name), (3, 80, 80))
 
 
-@pytest.mark.parametrize("name", ["tome", "patch_merger", "ltm"])
+@pytest.mark.parametrize("name", ["tome", "ats", "patch_merger", "ltm"])
 def test_a_merge_adds_few_nodes(name: str) -> None:
     blocks = 1 if name == "patch_merger" else 3
     more = len(patched(name).graph.node) - len(patched("plain").graph.node)
-    assert more <= NODES_OF_A_BLOCK * blocks
+    assert more <= NODES_OF_A_BLOCK.get(name, 45) * blocks
 
 
 @pytest.mark.parametrize("name", PATCHED)
@@ -105,6 +105,27 @@ def test_every_runtime_has_the_operators(name: str) -> None:
     assert {node.domain for node in made.graph.node} == {""}
     types = {value.type.tensor_type.elem_type for value in made.graph.value_info}
     assert onnx.TensorProto.DOUBLE not in types
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_an_exported_ats_decides_as_the_eager_one(masked: bool) -> None:
+    """Ties, samples without any significance, and masks, of the class token too."""
+    from tokenmerge import get_merger
+
+    generator = torch.Generator().manual_seed(0)
+    attn = torch.randint(0, 3, (6, 2, 9), generator=generator) / 8
+    value = torch.randint(0, 2, (6, 2, 9, 4), generator=generator).float()
+    attn[0], value[1], attn[2, :, 1:] = 0, 0, 0
+    arguments = {"attn": attn, "value": value}
+    if masked:
+        arguments["mask"] = torch.rand(6, 9, generator=generator) < 0.6
+        arguments["mask"][3] = False
+    for tokens in (1, 3, 8):
+        merger = get_merger("ats", backend="torch", max_tokens=tokens)
+        x = torch.ones(6, 9, 8)
+        got, want = torch.export.export(merger, (x,), arguments).module()(x, **arguments), merger(x, **arguments)
+        assert torch.equal(got.plan.indices, want.plan.indices)
+        assert torch.equal(got.plan.mask, want.plan.mask)
 
 
 def test_ties_go_to_the_lower_index_in_the_exported_program() -> None:

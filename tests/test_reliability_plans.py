@@ -234,3 +234,23 @@ def test_memory_of_a_dense_merge_size_is_the_same_with_a_gradient() -> None:
     plan = get_backend("torch").DensePlan
     without, with_gradient = plan(weights).merge_size(size), plan(weights.clone().requires_grad_()).merge_size(size)
     assert torch.equal(without, with_gradient)
+
+
+@pytest.mark.parametrize("eps", [0.0, 1e-5])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_layer_norm_near_the_ends_of_the_range(backend: str, eps: float) -> None:
+    """Squares that leave the range make a token zero, in every backend as in the spec, and never NaN."""
+    from tokenmerge.spec.patch_merger import layer_norm
+
+    module, ones = get_backend(backend), np.ones(5, "f4")
+    x = np.stack([tokens(shape=(5,)) * np.float32(2.0) ** power for power in (-40, 0, 40, 60, 70, 100, 120)])
+    with np.errstate(over="ignore"):
+        want = layer_norm(x, ones, eps=eps)
+        got = module.to_numpy(
+            module.patch_merger.layer_norm(module.from_numpy(x[None]), module.from_numpy(ones), eps=eps)
+        )
+    assert np.isfinite(got).all()
+    np.testing.assert_array_equal(got[0, -3:], want[-3:])
+    assert (
+        np.abs(got[0, :-3] - want[:-3]) <= 16 * np.finfo("f4").eps * np.abs(want[:-3]).max(axis=1, keepdims=True)
+    ).all()

@@ -21,9 +21,9 @@ def product(weights: Array, values: Array) -> Array:
     seen, known = jax.lax.stop_gradient(values), jax.lax.stop_gradient(weights)
     sign = jnp.where(jnp.isnan(known), 1, jnp.sign(known))
     used, infinite = jnp.abs(sign), jnp.where(jnp.isinf(seen), jnp.sign(seen), 0)
-    balance, infinities = _count(sign, infinite), _count(used, jnp.abs(infinite))  # +inf less -inf, and both together
-    unknown = (_count(used, jnp.isnan(seen)) > 0) | (infinities > jnp.abs(balance))
-    poison = jnp.where(unknown, jnp.nan, jnp.where(infinities > 0, jnp.copysign(jnp.inf, balance), 0))
+    balance, odd = _count(sign, infinite), _count(used, ~jnp.isfinite(seen))  # +inf less -inf; both and NaN together
+    unknown = odd > jnp.abs(balance)  # NaN, or infinities of both signs
+    poison = jnp.where(unknown, jnp.nan, jnp.where(odd > 0, jnp.copysign(jnp.inf, balance), 0))
     return out + poison.astype(out.dtype)
 
 

@@ -51,10 +51,8 @@ def _normalize(metric: Array) -> Array:
     # are made smaller first, and the smallest larger, by a power of two, which rounds nothing
     far = 2.0 ** (np.finfo(m.dtype).maxexp // 2)
     largest = _largest(m)
-    m, largest = (
-        jnp.where(largest > far, each / far, jnp.where(largest < 1 / far, _enlarged(each, far), each))
-        for each in (m, largest)
-    )
+    m = jnp.where(largest > far, m / far, jnp.where(largest < 1 / far, _enlarged(m, far), m))
+    largest = _largest(m)  # anew: the first one is 0 where all entries are subnormal
     has_direction = jnp.isfinite(largest) & (largest > 0)
     m = jnp.where(has_direction, m, 0) / jnp.where(has_direction, largest, 1)  # keeps the squares in range
     return m / jnp.where(has_direction, safe_norm(m, axis=-1, keepdims=True), 1)

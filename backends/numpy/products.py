@@ -25,7 +25,7 @@ def product(weights: Array, values: Array) -> Array:
         out = weights @ np.where(odd, values.dtype.type(0), values)
     sign = np.sign(np.nan_to_num(weights, nan=1.0))
     used, infinite = np.abs(sign), np.where(np.isinf(values), np.sign(values), 0)
-    balance, infinities = sign @ infinite, used @ np.abs(infinite)  # +inf less -inf, and both together
-    unknown = (used @ np.isnan(values).astype(used.dtype) > 0) | (infinities > np.abs(balance))
-    out = np.where(infinities > 0, out + np.copysign(np.inf, balance).astype(out.dtype), out)
+    balance, strange = sign @ infinite, used @ odd.astype(used.dtype)  # +inf less -inf; both and NaN together
+    unknown = strange > np.abs(balance)  # NaN, or infinities of both signs
+    out = np.where(strange > 0, out + np.copysign(np.inf, balance).astype(out.dtype), out)
     return np.where(unknown, out.dtype.type(np.nan), out)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import torch
 
+from tokenmerge.backends.torch import exported
 from tokenmerge.backends.torch.check import check
 from tokenmerge.backends.torch.merger import Merger
 from tokenmerge.backends.torch.plan import SelectionPlan
-from tokenmerge.backends.torch.precision import safe_divide, working_dtype
+from tokenmerge.backends.torch.precision import exporting, safe_divide, working_dtype
 from tokenmerge.backends.torch.ties import descending, first_max, true_first
 from tokenmerge.spec.shared import arguments
 from tokenmerge.spec.shared.constants import GUMBEL_FLOOR
@@ -60,14 +61,17 @@ def scores(attn: Tensor, value: Tensor, *, score: str = "per_head", mask: Tensor
         score: "per_head" or "concat"; mask: `(B,N)` bool, masked tokens score 0.
     """
     check.ats_scores(attn, value, score, mask)
-    work = working_dtype(attn, value)
-    row = (attn[:, :, 0] if attn.ndim == 4 else attn)[:, :, 1:].to(work)
-    others = value[:, :, 1:].to(work)
-    if score == "per_head":
-        significance = (row * torch.linalg.vector_norm(others, dim=3)).sum(dim=1)
-    else:
-        significance = row.sum(dim=1) * torch.linalg.vector_norm(others, dim=(1, 3))
+    significance = _significance(attn, value, score)[:, 1:]
     return significance if mask is None else torch.where(mask[:, 1:], significance, 0)
+
+
+def _significance(attn: Tensor, value: Tensor, score: str) -> Tensor:
+    """`scores` of all tokens `(B,N)`, the class token too."""
+    work = working_dtype(attn, value)
+    row, value = (attn[:, :, 0] if attn.ndim == 4 else attn).to(work), value.to(work)
+    if score == "per_head":
+        return (row * torch.linalg.vector_norm(value, dim=3)).sum(dim=1)
+    return row.sum(dim=1) * torch.linalg.vector_norm(value, dim=(1, 3))
 
 
 def plan(
@@ -106,8 +110,12 @@ def plan(
     max_tokens = arguments.check_ats(max_tokens, score, sampling)
     _, n, _ = check.ats(attn, value, mask, uniforms, noise, max_tokens, sampling)
     b, others = value.shape[0], max(n - 1, 0)
-
     slots = min(1, n) + min(max_tokens, others)
+    if exporting() and others and noise is None and sampling == "inverse_transform":
+        significance = _significance(attn.detach(), value.detach(), score)
+        points = _midpoints(max_tokens, significance) if uniforms is None else uniforms.detach()
+        indices, filled = exported.nearest(significance, mask, points.to(significance.dtype), slots)
+        return SelectionPlan.trusted(indices, filled, n)
     chosen = value.new_ones((b, n), dtype=torch.bool)
     if others:
         significance = scores(attn.detach(), value.detach(), score=score, mask=mask)

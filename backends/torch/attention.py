@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from tokenmerge.backends.torch import kernels
+from tokenmerge.backends.torch import exported, kernels
 from tokenmerge.backends.torch.check import check
 from tokenmerge.backends.torch.kernels.attention import differentiated, transformed
-from tokenmerge.backends.torch.precision import matmul, safe_log, softmax, without_autocast, working_dtype
+from tokenmerge.backends.torch.precision import exporting, matmul, safe_log, softmax, without_autocast, working_dtype
 from tokenmerge.spec.shared.arguments import check_real
 
 Tensor = torch.Tensor
@@ -36,6 +36,8 @@ def attention_weights(
     logits = matmul(query, key.to(work).transpose(2, 3))
     if size is not None:
         logits = logits + safe_log(size.to(work))[:, None, None, :]  # log 0 = -inf: not attended to
+    if mask is not None and size is None and exporting():
+        return exported.softmax(logits, mask[:, None, None, :])
     if mask is not None:
         logits = torch.where(mask[:, None, None, :], logits, -torch.inf)
     return softmax(logits)

@@ -62,6 +62,45 @@ def true_first(flags: Tensor) -> Tensor:
     return torch.where(flags, later + n, later).topk(n, dim=-1).indices
 
 
+def softmax(logits: Tensor, mask: Tensor) -> Tensor:
+    """Softmax over the last axis of what a mask leaves; a row without any becomes zero.
+
+    >>> softmax(torch.zeros(1, 2), torch.tensor([[True, False], [False, False]])).tolist()
+    [[1.0, 0.0], [0.0, 0.0]]
+    """
+    lowest = torch.finfo(logits.dtype).min  # and not -inf, of which a row without any would make NaN
+    return torch.where(mask, torch.softmax(torch.where(mask, logits, lowest), dim=-1), 0)
+
+
+def nearest(significance: Tensor, mask: Tensor | None, points: Tensor, slots: int) -> tuple[Tensor, Tensor]:
+    """Indices and mask `(B,slots)` of the class token and of those whose cumulated share is nearest to a point.
+
+    Args:
+        significance: `(B,N)`, of which the class token's own does not count. mask: `(B,N)` or None.
+        points: `(B,K)` or `(1,K)`.
+
+    >>> significance, points = torch.tensor([[9.0, 0.5, 0.0, 0.5]]), torch.tensor([[0.25, 0.875]])
+    >>> nearest(significance, None, points, 4)  # the shares add up to 0.5, 0.5 and 1
+    (tensor([[0, 1, 3, 0]]), tensor([[ True,  True,  True, False]]))
+    """
+    n = significance.shape[1]
+    position = torch.arange(n, dtype=significance.dtype, device=significance.device)
+    others = (position > 0)[None] if mask is None else mask & (position > 0)
+    significance = torch.where(others, significance, 0)
+    total = significance.sum(dim=1, keepdim=True)
+    significance = torch.where(total == 0, others.to(significance.dtype), significance)
+    cdf = torch.cumsum(significance / significance.sum(dim=1, keepdim=True), dim=1)
+    # no point comes near to what cannot be chosen; where that is everything, to the class token, which is there anyway
+    cdf = torch.where(significance > 0, cdf, torch.where(position > 0, torch.inf, 4.0))
+    distance = (cdf[:, None, :] - points[:, :, None]).abs()
+    token = torch.where(distance > distance.amin(dim=-1, keepdim=True), n, position).amin(dim=-1, keepdim=True)
+    order = torch.where(position > 0, n - position, 3.0 * n)  # the chosen get 2N more; the class token is the first
+    found = torch.where(token == position, order + 2 * n, order).amax(dim=1).topk(slots, dim=-1)
+    filled = found.values > n
+    indices = torch.where(filled, found.indices, 0)
+    return indices, filled if mask is None else filled & mask.gather(1, indices)
+
+
 def member(assignment: Tensor, slots: int) -> Tensor:
     """`(B,P,N)` bool: token n of `assignment (B,N)` is in slot p."""
     return assignment[:, None, :] == torch.arange(slots, device=assignment.device)[:, None]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from tokenmerge.backends.torch.constants import first_rows, keeps
+from tokenmerge.backends.torch.precision import exporting
 
 Tensor = torch.Tensor
 
@@ -12,6 +13,8 @@ Tensor = torch.Tensor
 def gather_rows(y: Tensor, index: Tensor) -> Tensor:
     """Row `index (B,N)` of `y (B,P,C)` for every token; an index that is out of range would be another sample's."""
     (b, p, c), n = y.shape, index.shape[1]
+    if exporting():  # two operators for five
+        return y.gather(1, index[:, :, None].expand(-1, -1, c))
     return y.reshape(b * p, c).index_select(0, _row(index, p)).reshape(b, n, c)
 
 
@@ -29,6 +32,8 @@ def or_last(slot: Tensor, last: int) -> Tensor:
 
 def within(index: Tensor, rows: int) -> Tensor:
     """An index into `rows` rows that is nobody else's: one that is out of range means the first or last row."""
+    if exporting():  # where the plans are a program's own
+        return index.long()
     return index.long().clamp(0, max(rows - 1, 0))
 
 

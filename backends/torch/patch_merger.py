@@ -34,10 +34,23 @@ def layer_norm(x: Tensor, scale: Tensor, bias: Tensor | None = None, *, eps: flo
 def _layer_norm(x: Tensor, scale: Tensor, bias: Tensor | None, eps: float) -> Tensor:
     """`layer_norm` of arguments that are looked at already."""
     x = x.to(working_dtype(x))
-    if eps > 0 and x.shape[-1]:
-        with without_autocast(x):
-            own = None if bias is None else bias.to(x.dtype)
-            return torch.nn.functional.layer_norm(x, x.shape[-1:], scale.to(x.dtype), own, eps)
+    if eps == 0 or not x.shape[-1]:
+        return _by_formula(x, scale, bias, eps)
+    normalized = _by_kernel(x, scale, bias, eps)
+    if not looks(x) or all_finite(normalized[..., 0]):
+        return normalized
+    # the kernel of the CPU makes NaN of a whole token whose squares leave the range, where the formula makes zeros
+    odd = ~normalized[..., :1].isfinite()
+    return torch.where(odd, _by_formula(x, scale, bias, eps), _by_kernel(x.masked_fill(odd, 0), scale, bias, eps))
+
+
+def _by_kernel(x: Tensor, scale: Tensor, bias: Tensor | None, eps: float) -> Tensor:
+    with without_autocast(x):
+        own = None if bias is None else bias.to(x.dtype)
+        return torch.nn.functional.layer_norm(x, x.shape[-1:], scale.to(x.dtype), own, eps)
+
+
+def _by_formula(x: Tensor, scale: Tensor, bias: Tensor | None, eps: float) -> Tensor:
     deviation = x - x.mean(dim=-1, keepdim=True)
     variance = deviation.square().mean(dim=-1, keepdim=True) + eps
     # without eps a constant token has no variance; it becomes the bias, and no gradient is NaN

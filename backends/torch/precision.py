@@ -105,7 +105,8 @@ def looks(tensor: Tensor) -> bool:
 def reads_at_once(tensor: Tensor) -> bool:
     """Whether a number of the tensor can be looked at: it is on the CPU, so nothing waits, and nobody records.
 
-    What such a look decides is how something is computed, never what comes out, to the last bit.
+    What such a look decides is how something is computed; whoever looks has to see to it that the same comes out, to
+    the last bit, as without.
     """
     return (
         type(tensor) is Tensor

@@ -31,12 +31,9 @@ def product(weights: Tensor, values: Tensor) -> Tensor:
     seen = values.detach()
     sign = torch.where(weights.detach().isnan(), 1, weights.detach().sign())
     used, infinite = sign.abs(), torch.where(seen.isinf(), seen.sign(), 0)
-    balance = matmul(sign, infinite)  # +inf less -inf
-    infinities, unknown = matmul(used, torch.cat([infinite.abs(), seen.isnan().to(used.dtype)], dim=-1)).chunk(
-        2, dim=-1
-    )
-    nothing_known = (unknown > 0) | (infinities > balance.abs())
-    poison = torch.where(nothing_known, torch.nan, torch.where(infinities > 0, balance * torch.inf, 0))
+    balance, strange = matmul(sign, infinite), matmul(used, odd.to(used.dtype))  # +inf less -inf; both and NaN together
+    unknown = strange > balance.abs()  # NaN, or infinities of both signs
+    poison = torch.where(unknown, torch.nan, torch.where(strange > 0, balance * torch.inf, 0))
     return out + poison.to(out.dtype)
 
 

@@ -246,8 +246,23 @@ def compiled_before(run: Run, handle: Handle, before: Any) -> Any:
 
 def exported(run: Run, handle: Handle, before: Any) -> Any:
     with torch.no_grad():
-        program = torch.export.export(run.model, (), run.inputs, strict=False)
+        try:
+            program = torch.export.export(run.model, (), run.inputs, strict=False)
+        except Exception as error:
+            if "patch: " in str(error) or can_be_exported(run, handle):
+                raise
+            return None
         return of_another(run, program.module())
+
+
+def can_be_exported(run: Run, handle: Handle) -> bool:
+    """Whether the model can without its patch, which this takes off: some of the library's cannot."""
+    handle.remove()
+    try:
+        torch.export.export(run.model, (), run.inputs, strict=False)
+    except Exception:
+        return False
+    return True
 
 
 def detached(output: Any) -> dict[str, Tensor]:

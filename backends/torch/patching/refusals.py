@@ -57,8 +57,6 @@ REASONS = {
     for file, name in (each.split(".") for each in blocks.split())
 } | {
     "timm.models.beit.Block.forward": PAIRS,
-    "timm.models.swin_transformer.SwinTransformerBlock.forward": WINDOWS,
-    "timm.models.swin_transformer_v2.SwinTransformerV2Block.forward": WINDOWS,
     "timm.models.vision_transformer_sam.Block.forward": WINDOWS,
 }
 

@@ -135,11 +135,12 @@ def pooling(subject: Subject, data: Any) -> None:
     b, n, c = data.draw(st.sampled_from([(2, 9, 4), (1, 5, 4), (2, 1, 4), (2, 0, 4), (5, 33, 65)]), label="B, N, C")
     rng = np.random.default_rng(data.draw(seeds, label="seed"))
     unit = data.draw(st.sampled_from([1.0, 2.0**-10]), label="unit of the sizes")
+    most = data.draw(st.sampled_from([9, 10**6]), label="sizes below")  # more than half precision can count
     mask = data.draw(masks((b, n), class_token=False)) if data.draw(st.booleans(), label="padded") else None
     x = rng.standard_normal((b, n, c))
     arrays = {
         "x": x if mask is None else np.where(mask[:, :, None], x, np.nan),  # padding may hold anything
-        "size": unit * rng.integers(0, 9, (b, n)) if data.draw(st.booleans(), label="sizes") else None,
+        "size": unit * rng.integers(0, most, (b, n)) if data.draw(st.booleans(), label="sizes") else None,
         "mask": mask,
     }
     inputs = _Inputs(subject, arrays)

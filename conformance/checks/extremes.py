@@ -60,3 +60,19 @@ def small_scores(subject: Subject, data: Any) -> None:
     small = {"attn": case.inputs["attn"] * attention, "value": case.inputs["value"] * values}
     with blame("ATS-3", "ATS-4"):
         subject.judge(replace(case, inputs=case.inputs | small))
+
+
+@check(
+    "ats-far-noise",
+    2,
+    "Noise far from zero decides by its differences: it is not rounded to less than working precision.",
+    "ATS-6",
+    share=0.2,
+)
+def far_noise(subject: Subject, data: Any) -> None:
+    if subject.compiles:
+        case: Case = data.draw(subject.cases("ats", "generic", fixed={"random": "noise"}))
+    else:
+        case = data.draw(any_cases("ats", random="noise"))
+    case.inputs["noise"] = case.inputs["noise"] + 512.0
+    subject.judge(case)

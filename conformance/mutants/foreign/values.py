@@ -280,4 +280,18 @@ MUTANTS = (
         "",
         ("information_bottleneck", "type(LOG_FLOOR)", "type(1e-7)"),
     ),
+    bug(
+        "pooled-by-half-sizes",
+        "POOL-1",
+        "Sizes are rounded to half precision in pooling.",
+        "",
+        ("pooling", "size.astype(work)", "size.astype(np.float16).astype(work)"),
+    ),
+    bug(
+        "noise-in-half",
+        "ATS-6",
+        "Gumbel noise is rounded to half precision.",
+        "ats",
+        ("ats", "_gumbel(significance, real, noise)", "_gumbel(significance, real, noise.astype(np.float16))"),
+    ),
 )

@@ -13,7 +13,7 @@ FUZZ = Path(__file__).parents[1] / "tools" / "fuzz"
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "count"), [("hostile", 3000), ("differential", 300), ("parsers", 1500), ("together", 1000), ("patch", 60)]
+    ("name", "count"), [("hostile", 3000), ("differential", 300), ("parsers", 1500), ("together", 1000), ("patch", 30)]
 )
 def test_a_slice_finds_nothing(name: str, count: int) -> None:
     for needed in ("jax", "torch", "PIL", "hypothesis"):

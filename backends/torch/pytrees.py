@@ -36,3 +36,16 @@ def register(cls: type[Any], tensors: tuple[str, ...], static: tuple[str, ...] =
     pytree.register_pytree_node(
         cls, flatten, unflatten, serialized_type_name=name, flatten_with_keys_fn=flatten_with_keys
     )
+
+
+class Static(tuple[str | None, ...]):
+    """Words that a pytree carries along, and no exporter sees."""
+
+
+pytree.register_pytree_node(
+    Static,
+    lambda words: ([], tuple(words)),
+    lambda leaves, words: Static(words),
+    serialized_type_name=f"{Static.__module__}.Static",
+    flatten_with_keys_fn=lambda words: ([], tuple(words)),
+)

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 
 from tokenmerge.backends.torch.plan import PartitionPlan, Plan, compose_layers
+from tokenmerge.backends.torch.pytrees import Static
 
 Tensor = torch.Tensor
 
@@ -32,7 +33,7 @@ class ViTOutput(NamedTuple):
     mask: Tensor | None
     plans: tuple[Plan | None, ...]
     sizes: tuple[Tensor | None, ...]
-    around: tuple[str | None, ...]
+    around: Static
 
     @property
     def plan(self) -> Plan:

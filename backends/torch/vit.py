@@ -23,6 +23,7 @@ from tokenmerge.backends.torch.mergers import MERGERS
 from tokenmerge.backends.torch.plan import DensePlan, PartitionPlan, Plan, SelectionPlan, compose_layers
 from tokenmerge.backends.torch.pooling import mean_pool
 from tokenmerge.backends.torch.precision import working_dtype
+from tokenmerge.backends.torch.pytrees import Static
 from tokenmerge.backends.torch.stream import Stream, ViTOutput, clear, restored, stream_plans
 from tokenmerge.spec.shared.vit_config import ViTConfig
 from tokenmerge.spec.shared.vit_parameters import check_parameters, initial_parameters
@@ -67,7 +68,7 @@ class ViT(nn.Module):
         self.pos_drop = nn.Dropout(config.emb_dropout)
         self.norm_pre = nn.LayerNorm(dim, config.norm_eps) if config.pre_norm else nn.Identity()
         self.blocks = nn.ModuleList(Block(config, step, index) for index, step in enumerate(steps(config)))
-        self.around, self.drops = tuple(step.around for step in steps(config)), drops(config)
+        self.around, self.drops = Static(step.around for step in steps(config)), drops(config)
         front = config.prefix_tokens if config.restore else steps(config)[-1].prefix_out
         self.pooled = slice(front, None)  # the tokens that are averaged
         self.norm = nn.Identity() if config.pools_before_norm else nn.LayerNorm(dim, config.norm_eps)

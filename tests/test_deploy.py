@@ -42,7 +42,7 @@ def test_the_command_says_that_the_file_agrees(merger: str, tmp_path: Path) -> N
 
 def small(merger: str) -> Any:
     """A network of ours, small enough to be exported often."""
-    merging = {"tome": ToMeMerging(r=3), "ltm": LTMMerging(0.8)}[merger]
+    merging = {"tome": ToMeMerging(r=3), "ltm": LTMMerging(0.8, around=None)}[merger]
     config = ViTConfig(image_size=16, patch_size=4, dim=16, depth=2, heads=2, num_classes=3, merging=merging)
     return get_vit(config, backend="torch").eval()
 

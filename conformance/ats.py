@@ -288,6 +288,14 @@ PROOF = Proof(
     space=SPACE,
     config=LEAST,
     bad=BAD,
+    refused=(
+        "ats.scores",
+        (
+            ("scores", {"attn": ATTN, "value": VALUE[:, :2]}),
+            ("scores", {"attn": ATTN, "value": VALUE, "score": "perhead"}),
+            ("scores", {"attn": ATTN, "value": VALUE, "mask": FLOAT_MASK}),
+        ),
+    ),
     padding="ATS-7",
     most_inputs={"random": "uniforms"},
     odd={"max_tokens": (7, 65, 200), "heads": (1, 5, 12), "width": (1, 17, 65)},

@@ -122,6 +122,14 @@ PROOF = Proof(
     space=SPACE,
     config=LEAST,
     bad=BAD,
+    refused=(
+        "patch_merger.layer_norm",
+        (
+            ("layer_norm", {"x": X, "scale": SIZE[0], "bias": None}),
+            ("layer_norm", {"x": INTEGERS, "scale": X[0, 0], "bias": None}),
+            ("layer_norm", {"x": X, "scale": X[0, 0], "bias": X[0, 0], "eps": -1.0}),
+        ),
+    ),
     padding="PM-4",
     odd={"num_tokens_out": (1, 5, 17, 65), "channels": (3, 17, 65, 129)},  # a single channel has no LayerNorm
     first=("PM-5",),

@@ -12,6 +12,7 @@ from tokenmerge.conformance.verdict import Finding
 from tokenmerge.spec.shared.description import Description
 
 Bad = tuple[dict[str, Any], dict[str, Any]]
+BadCall = tuple[str, dict[str, Any]]  # a function, and what it is given
 
 
 def no_differences(case: Case, outcome: Outcome, want: Any) -> tuple[str, ...]:
@@ -30,6 +31,8 @@ class Proof:
         space: what a compiling backend compiles anew for, besides shapes; the first of each is the typical one.
         config: options that any backend takes, for checks that are about something else.
         bad: (options, arguments of a call) that are refused.
+        refused: a function of the merger's room that the backend must have, and calls of functions there that are
+            refused.
         padding: the rule about padded batches. first: that about first values of parameters.
         largest: options at N = 4096: at least what has to be decided, the mask of a plan not square.
         most_inputs: options with which a call takes most arrays.
@@ -50,6 +53,7 @@ class Proof:
     config: Mapping[str, Any]
     bad: tuple[Bad, ...]
     padding: str
+    refused: tuple[str, tuple[BadCall, ...]] = ("", ())
     first: tuple[str, ...] = ()
     largest: Mapping[str, Any] = field(default_factory=dict)
     most_inputs: Mapping[str, Any] = field(default_factory=dict)

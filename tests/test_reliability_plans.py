@@ -12,6 +12,7 @@ import torch
 
 from tokenmerge import get_merger
 from tokenmerge.backends import get_backend
+from tokenmerge.conformance.rounding import chain_budget
 
 BACKENDS = ("numpy", "torch", "jax")
 NAN, INF = np.nan, np.inf
@@ -251,6 +252,6 @@ def test_layer_norm_near_the_ends_of_the_range(backend: str, eps: float) -> None
         )
     assert np.isfinite(got).all()
     np.testing.assert_array_equal(got[0, -3:], want[-3:])
-    assert (
-        np.abs(got[0, :-3] - want[:-3]) <= 16 * np.finfo("f4").eps * np.abs(want[:-3]).max(axis=1, keepdims=True)
-    ).all()
+    # sums for the mean, the variance and its square, and what is between them
+    budget = [chain_budget(4 * x.shape[1], row.max(), "float32") for row in np.abs(want[:-3])]
+    assert (np.abs(got[0, :-3] - want[:-3]).max(axis=1) <= budget).all()

@@ -8,15 +8,16 @@ from typing import Any
 
 import numpy as np
 
-from tokenmerge.conformance.bad import ATTN, FLOAT_MASK, INTEGERS, SHORT_MASK, SIZE, VALUE, X
+from tokenmerge.conformance.bad import FLOAT_MASK, INTEGERS, SHORT_MASK, SIZE, X
 from tokenmerge.conformance.checks.check import Function, check, check_each
 from tokenmerge.conformance.checks.errors import raised
+from tokenmerge.conformance.mergers import MERGERS
+from tokenmerge.conformance.proof import BadCall
 from tokenmerge.conformance.subject import Mismatch, Subject
 from tokenmerge.spec.shared import arguments
 from tokenmerge.spec.shared.calls import Calls
 
 Array = np.ndarray[Any, Any]
-Bad = tuple[str, dict[str, Any]]
 LAW = Calls(np.ndarray)
 HEADS = np.ones((2, 3, 6, 4), np.float32)  # queries, keys and values
 Q = np.full((3, 4), 0.25, np.float32)
@@ -28,8 +29,8 @@ _Q, _QKV = {"query": HEADS, "key": HEADS}, {"query": HEADS, "key": HEADS, "value
 _BOUND = {"phi_in": PHI, "phi_out": PHI, "labels": LABELS, "q": Q}
 _MASKS = {"z": Z, "mask": MASK, "centroids": CENTROIDS}
 
-# room, what the backend must have, and calls of its functions that are refused
-FUNCTIONS: dict[str, tuple[str, tuple[Bad, ...]]] = {
+# of rooms that are no mergers: what the backend must have, and calls of its functions that are refused
+FUNCTIONS: dict[str, tuple[str, tuple[BadCall, ...]]] = {
     "attention": (
         "attention",
         (
@@ -87,22 +88,6 @@ FUNCTIONS: dict[str, tuple[str, tuple[Bad, ...]]] = {
             ("ib_gradient", _MASKS | {"q": Q, "labels": LABELS[:3]}),
         ),
     ),
-    "ats": (
-        "ats.scores",
-        (
-            ("scores", {"attn": ATTN, "value": VALUE[:, :2]}),
-            ("scores", {"attn": ATTN, "value": VALUE, "score": "perhead"}),
-            ("scores", {"attn": ATTN, "value": VALUE, "mask": FLOAT_MASK}),
-        ),
-    ),
-    "patch_merger": (
-        "patch_merger.layer_norm",
-        (
-            ("layer_norm", {"x": X, "scale": SIZE[0], "bias": None}),
-            ("layer_norm", {"x": INTEGERS, "scale": X[0, 0], "bias": None}),
-            ("layer_norm", {"x": X, "scale": X[0, 0], "bias": X[0, 0], "eps": -1.0}),
-        ),
-    ),
 }
 # what the law says of a function: its checks, with the defaults of its arguments
 SENTENCES: dict[str, Callable[..., Any]] = {
@@ -139,7 +124,7 @@ def hold(what: str, want: str, got: str) -> None:
         raise Mismatch(f"raised {got}, but should raise {want} [{what}]")
 
 
-def _refuses(room: str, calls: tuple[Bad, ...]) -> Function:
+def _refuses(room: str, calls: tuple[BadCall, ...]) -> Function:
     def function(subject: Subject, data: Any) -> None:
         for name, given in calls:
             want = raised(SENTENCES[name], **given)
@@ -151,7 +136,8 @@ def _refuses(room: str, calls: tuple[Bad, ...]) -> Function:
     return function
 
 
-for room, (needs, calls) in FUNCTIONS.items():
+OF_MERGERS = {name: proof.refused for name, proof in MERGERS.items() if proof.refused[1]}
+for room, (needs, calls) in (FUNCTIONS | OF_MERGERS).items():
     name = f"{'attention-' if room == 'pooling' else ''}{room}-refusals"
     statement = f"A bad argument of a function of `{room}` raises the same class with the same sentence."
     check(name, 1, statement, "CALL-1", needs=needs, dtype="float32", share=0.025)(_refuses(room, calls))

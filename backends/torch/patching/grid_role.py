@@ -37,67 +37,89 @@ class GridMethod(Method):
     """A merger around a branch of every block on a map.
 
     Args:
-        found: the blocks. name: of the merger, "tome" or "ltm".
-        r: of ToMe, tokens to remove of every sample (a window, or the patches of one pixel).
-        compression_ratio, prior_smoothing, prior: of LTM; `prior` is None for pooling over the sequence, or "grid".
-        around: "mlp" or "block".
+        found: the blocks. around: "mlp" or "block".
 
     Raises:
         TypeError, ValueError: an option of the wrong type or range, or a branch that the family does not have.
     """
 
+    def __init__(self, found: Found, *, around: str | None = "mlp") -> None:
+        family = type(found.family).__name__
+        self.found = found
+        if around is None:
+            raise ValueError(
+                f"patch: `around` must be 'mlp' or 'block' in {family}, whose tokens keep their grid, got None"
+            )
+        check_choice("patch", "around", around, found.family.BRANCHES)
+        self.around = around
+
+    def merged_grid(self, grid: Grid) -> Grid | None:
+        """Rows and columns that are left of a grid; None where merged tokens lie on none."""
+        return None
+
+    def plan(
+        self, block: Any, x: Tensor, keys: Callable[[], Tensor], mask: Tensor | None, grid: Grid | None, prior: Any
+    ) -> Plan:
+        """The plan of samples `x (S,n,C)`; `prior` is the mask of the block before, or None."""
+        raise NotImplementedError
+
+
+class GridToMe(GridMethod):
+    """ToMe in every sample: a window, or the patches of one pixel; `r` tokens of each are removed."""
+
+    NAME = "tome"
+    OPTIONS = ("r", "around")
+
+    def __init__(self, found: Found, *, r: int | None = None, around: str | None = "mlp") -> None:
+        super().__init__(found, around=around)
+        if not found.family.METRIC:
+            raise CannotPatch(
+                f"patch: `name` must be 'ltm' for {type(found.family).__name__}, whose merged tokens have to lie on a "
+                "grid, got 'tome'"
+            )
+        self.r = check_integer("patch", "r", r, minimum=0, hint="tokens of every sample")
+
+    def plan(
+        self, block: Any, x: Tensor, keys: Callable[[], Tensor], mask: Tensor | None, grid: Grid | None, prior: Any
+    ) -> Plan:
+        return tome.plan(x if self.around == "block" else keys(), r=self.r, mask=mask)
+
+
+class GridLTM(GridMethod):
+    """LTM in every sample; `prior` is None for pooling over the sequence, or "grid"."""
+
+    NAME = "ltm"
+    OPTIONS = ("compression_ratio", "prior_smoothing", "prior", "around")
+    chained = True
+
     def __init__(
         self,
         found: Found,
-        name: str,
         *,
-        r: int | None = None,
         compression_ratio: float | None = None,
         prior_smoothing: float = 0.1,
         prior: str | None = None,
         around: str | None = "mlp",
     ) -> None:
-        family = found.family
-        self.NAME, self.found = name, found
-        if around is None:
-            raise ValueError(
-                f"patch: `around` must be 'mlp' or 'block' in {type(family).__name__}, whose tokens keep their grid, "
-                "got None"
-            )
-        check_choice("patch", "around", around, family.BRANCHES)
-        self.around, self.chained = around, name == "ltm"
-        if name == "tome":
-            if not family.METRIC:
-                raise CannotPatch(
-                    f"patch: `name` must be 'ltm' for {type(family).__name__}, whose merged tokens have to lie on a "
-                    "grid, got 'tome'"
-                )
-            self.r = check_integer("patch", "r", r, minimum=0, hint="tokens of every sample")
-            return
+        super().__init__(found, around=around)
         check_real("patch", "compression_ratio", compression_ratio, 0.0, 1.0, "(0, 1]")
         check_real("patch", "prior_smoothing", prior_smoothing, 0.0, 1.0, "[0, 1]")
         if prior is not None:
             check_choice("patch", "prior", prior, ("grid",))
         assert compression_ratio is not None
         self.ratio, self.smoothing = float(compression_ratio), float(prior_smoothing)
-        self.on_grid = prior == "grid" or family.NEEDS_GRID
+        self.on_grid = prior == "grid" or found.family.NEEDS_GRID
 
     def modules(self) -> dict[int, Merger]:
-        if self.NAME != "ltm":
-            return {}
         blocks = enumerate(self.found.blocks)
         return {i: LTM(self.found.family.width(block), self.ratio, 0, self.smoothing) for i, block in blocks}
 
     def merged_grid(self, grid: Grid) -> Grid:
-        """Rows and columns that are left of a grid."""
         return ltm.grid_tokens_out(grid, self.ratio)
 
     def plan(
         self, block: Any, x: Tensor, keys: Callable[[], Tensor], mask: Tensor | None, grid: Grid | None, prior: Any
     ) -> Plan:
-        """The plan of samples `x (S,n,C)`; `prior` is the mask of the block before, or None."""
-        if self.NAME == "tome":
-            return tome.plan(x if self.around == "block" else keys(), r=self.r, mask=mask)
         n, ratio, merger = x.shape[1], self.ratio, block.merger
         if self.on_grid and mask is None:
             if grid is None:
@@ -116,6 +138,9 @@ class GridMethod(Method):
             prior=prior if mask is None else None,
             mask=mask,
         )
+
+
+METHODS: dict[str, type[GridMethod]] = {method.NAME: method for method in (GridToMe, GridLTM)}
 
 
 class StageRole(Role):
@@ -184,14 +209,13 @@ def install_grid(model: nn.Module, found: Found, name: str, options: dict[str, A
         CannotPatch: a merger that drops or replaces tokens; TypeError, ValueError: a wrong option.
     """
     family = type(found.family).__name__
-    if name not in ("tome", "ltm"):
-        raise CannotPatch(f"patch: `name` must be 'tome' or 'ltm' for {family}, whose tokens keep a grid, got {name!r}")
-    taken = {"tome": {"r", "around"}, "ltm": {"compression_ratio", "prior_smoothing", "prior", "around"}}[name]
+    if name not in METHODS:
+        known = " or ".join(map(repr, METHODS))
+        raise CannotPatch(f"patch: `name` must be {known} for {family}, whose tokens keep a grid, got {name!r}")
     for option, value in options.items():
-        if option not in taken:
+        if option not in METHODS[name].OPTIONS:
             raise ValueError(f"patch: `{option}` must be left out for {name!r} in {family}, got {value!r}")
-    around = {"tome": {"around": options.get("around", "mlp")}, "ltm": {}}[name]
-    method = GridMethod(found, name, **options | around)
+    method = METHODS[name](found, **({"around": "mlp"} | options))
     method.given = dict(options)
     mergers = {index: placed(merger, found.blocks[index]) for index, merger in method.modules().items()}
     patch = Patch(method, len(found.blocks), 0, type(model).__name__)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -189,9 +190,13 @@ def test_a_slow_backend_is_looked_at_in_fewer_odd_shapes() -> None:
     assert 2 < rows[True] < rows[False] / 2
 
 
-def test_ctrl_c_reports_what_was_found(backend: Callable[[str], str], tmp_path: Path) -> None:
+def test_ctrl_c_reports_what_was_found(
+    backend: Callable[[str], str], tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
     if os.name != "posix":
         pytest.skip("needs signals")
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a process in the background may ignore it
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
     files = ("--json", tmp_path / "a.json", "--html", tmp_path / "a.html")
     found = invoke("--backend", backend(CTRL_C), *FAST[2:], "--level", "deep", *files)
     assert found.exit_code == 130, found.output

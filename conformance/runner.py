@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import hypothesis
@@ -25,6 +25,7 @@ from tokenmerge.conformance.subject import Mismatch, Subject
 LEVELS = {"quick": 5, "ci": 40, "deep": 4000}
 # Where new shapes and options are compiled, which takes a hundred times as long as running them.
 COMPILED = {"quick": 1, "ci": 20, "deep": 4000}
+MEMORY = "CALL-3"  # the rule that nothing is kept between calls
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,8 @@ def run_check(subject: Subject, check: Check, level: str = "ci", seed: int | Non
     if reason:
         return not_run(check, subject.dtype, "not applicable", reason)
     tried: list[bool] = []
-    attempt = _attempt(subject, check, level, seed, tried)
+    first: list[tuple[str, ...]] = []
+    attempt = _attempt(subject, _listening(check, first), level, seed, tried)
     subject.level = level
     subject.budgets.clear()
     subject.budgets_of.clear()
@@ -86,7 +88,7 @@ def run_check(subject: Subject, check: Check, level: str = "ci", seed: int | Non
         (attempt if seed is None else with_seed(seed)(attempt))()
     except Mismatch as error:
         sentences, example = told(error)
-        status, snippet, broken = "failed", own_program(error, subject), error.rules or check.rules
+        status, snippet, broken = "failed", own_program(error, subject), _remembered(error.rules or check.rules, first)
         message = "\n".join([error.message, *sentences])
         shrunk = "" if error.case is None else shown(error.case, subject.dtype)
     except (Exception, SystemExit) as error:
@@ -147,6 +149,25 @@ def _attempt(subject: Subject, check: Check, level: str, seed: int | None, tried
 
     made: Callable[..., None] = attempt
     return made
+
+
+def _listening(check: Check, first: list[tuple[str, ...]]) -> Check:
+    """The check, which also writes down what its first failure broke."""
+
+    def function(subject: Subject, data: st.DataObject) -> None:
+        try:
+            check.function(subject, data)
+        except Mismatch as error:
+            if not first:
+                first.append(error.rules or check.rules)
+            raise
+
+    return replace(check, function=function)
+
+
+def _remembered(rules: tuple[str, ...], first: list[tuple[str, ...]]) -> tuple[str, ...]:
+    """The rules of the last failure; and memory, if the first broke that: what is kept spoils later examples."""
+    return (*rules, MEMORY) if first and MEMORY in first[0] and MEMORY not in rules else rules
 
 
 def examples_of(check: Check, level: str, subject: Subject) -> int:

@@ -31,7 +31,7 @@ NETWORKS: dict[str, dict[str, Any]] = {
     "tome": {"merging": ToMeMerging(r=8)},
     "ats": {"merging": ATSMerging((48, 32, 16))},
     "patch_merger": {"merging": PatchMergerMerging(2, 8), "pool": "mean"},
-    "ltm": {"merging": LTMMerging(0.5)},
+    "ltm": {"merging": LTMMerging(0.5, around=None)},
 }
 MERGERS: dict[str, dict[str, Any]] = {
     "tome": {"r": 8, "protected": 1},

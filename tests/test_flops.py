@@ -113,14 +113,14 @@ def more_in_pytorch(config: ViTConfig, step: Step) -> int:
         whole = p * n - (p - protected) * (n - protected)
         more = 2 * (p - protected) * protected * c + whole * c * (1 if step.around is None else 2)
         if step.around != "mlp":
-            more += 6 * p * n
+            more += 5 * p * n
         before = steps(config)[: steps(config).index(step)]
         masked = any(each.merger == "ats" for each in before)
         if not masked and not step.chained and (n - protected) % (p - protected) == 0:
             more -= (p - protected) * n * c  # windows that do not overlap: targets are means, not a product
         return more
     if step.merger == "patch_merger":
-        return 6 * p * n  # sizes are merged by products, and nothing infinite beside a zero weight gets in
+        return 5 * p * n  # sizes are merged by products, and nothing infinite beside a zero weight gets in
     return 0
 
 

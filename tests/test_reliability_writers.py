@@ -169,6 +169,7 @@ ALLOWED = {
     "src/tokenmerge/pictures/panels.py",
     "src/tokenmerge/digits/report.py",
     "src/tokenmerge/bench/plot.py",
+    "src/tokenmerge/training/report.py",
     "src/tokenmerge/deploy/formats/executorch.py",
     "src/tokenmerge/deploy/formats/stablehlo.py",
     "conformance/report/files.py",

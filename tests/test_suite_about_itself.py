@@ -147,3 +147,11 @@ def test_what_a_backend_says_of_itself_is_checked_first(
     backend.__dict__[name] = value
     with pytest.raises(TypeError, match=sentence):
         request.request(NAME)
+
+
+def test_a_check_leaves_the_default_dtype_of_pytorch_as_it_was() -> None:
+    torch = pytest.importorskip("torch")
+    asked = request.request("torch", dtypes=("float64",), mergers=("tome",), level="quick")
+    for _ in range(5):
+        asked.run("float64", CHECKS["tome-threads"])
+        assert torch.get_default_dtype() == torch.float32

@@ -147,11 +147,12 @@ def threads(subject: Subject, data: Any, merger: str) -> None:
             found[i] = [made(**arrays[i]) for _ in range(3)]
 
     started = [threading.Thread(target=work, args=(i,)) for i in range(THREADS)]
-    for thread in started:
-        thread.start()
-    for thread in started:
-        thread.join()
+    # what a framework sets for the whole process is set before they start: each of them puts back what it found
     with context(module, dtype):
+        for thread in started:
+            thread.start()
+        for thread in started:
+            thread.join()
         for i, results in enumerate(found):
             if results is None:
                 raise Mismatch(f"a call in thread {i} raised, but should return a result [{case}]", rules=("CALL-3",))

@@ -121,7 +121,7 @@ MUTANTS = (
         "ATS-6",
         "Gumbel takes log(p + 1e-12).",
         "ats",
-        ("ats", "np.log(probability + work(1e-6))", "np.log(probability + work(1e-12))"),
+        ("ats", "np.log(probability + work(GUMBEL_FLOOR))", "np.log(probability + work(1e-12))"),
     ),
     bug(
         "point-zero",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -197,4 +198,23 @@ def test_pictures_have_a_bound(tmp_path: Path) -> None:
 
     image.new("1", (13000, 13000)).save(tmp_path / "a.png")
     with pytest.raises(ValueError, match="demo: `image` must have at most 50,000,000 pixels, got 13000 x 13000 pixels"):
+        load_photo(tmp_path / "a.png", 8)
+
+
+@pytest.mark.parametrize(
+    "error", [TypeError, KeyError, ZeroDivisionError, EOFError, AttributeError, MemoryError, struct.error]
+)
+def test_a_picture_whose_reader_stumbles_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
+    """A TIFF whose width is a fraction is a TypeError of Pillow's, found by the run guided by coverage."""
+    image = pytest.importorskip("PIL.Image")
+    from tokenmerge.pictures.photo import load_photo
+
+    def stumble(path: object) -> None:
+        raise error("somewhere inside")
+
+    (tmp_path / "a.png").write_bytes(b"a picture")
+    monkeypatch.setattr(image, "open", stumble)
+    with pytest.raises(ValueError, match=r"^demo: `image` must be a picture that Pillow can read, got '.*a\.png'$"):
         load_photo(tmp_path / "a.png", 8)

@@ -58,7 +58,7 @@ def load_photo(path: str | PathLike[str] | None, size: int | tuple[int, int], *,
             upright = ImageOps.exif_transpose(_in_bytes(picture)).convert("RGBA")
     except Refused:
         raise
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError, MemoryError, OverflowError):
+    except Exception:  # Pillow's readers raise whatever they stumble over
         raise ValueError(f"{owner}: `image` must be a picture that Pillow can read, got {str(path)!r}") from None
     white = Image.new("RGBA", upright.size, "white")
     opaque = Image.alpha_composite(white, upright).convert("RGB")

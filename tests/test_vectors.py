@@ -30,6 +30,7 @@ CASES = {case["id"]: case for case in INDEX["cases"]}
 FILES = sorted({case["file"] for case in INDEX["cases"]})
 BUILT = build()
 PAGE = Path(__file__).parents[1] / "docs" / "vectors.md"
+EXAMPLES = PAGE.parent / "examples"
 
 
 # The files
@@ -231,6 +232,37 @@ def test_the_program_of_the_page_runs(tmp_path: Path) -> None:
     subprocess.run(["g++", "-std=c++17", "-Wall", "-o", "vectors", "vectors.cpp"], cwd=tmp_path, check=True)
     run = subprocess.run([tmp_path / "vectors", DATA], capture_output=True, text=True, check=True)
     assert run.stdout == "tome-5-tied-partners: ok\n"
+
+
+def run_the_example(folder: Path, source: str) -> subprocess.CompletedProcess[str]:
+    (folder / "patch_merger.cpp").write_text(source)
+    command = ["g++", "-std=c++17", "-Wall", "-Wextra", "-Werror", f"-I{EXAMPLES}", "-o", "test", "patch_merger.cpp"]
+    subprocess.run(command, cwd=folder, check=True)
+    return subprocess.run([folder / "test", DATA], capture_output=True, text=True, check=False)
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
+def test_the_example_in_cpp_agrees_with_every_case(tmp_path: Path) -> None:
+    cases = [case for case in CASES.values() if case["function"] == "patch_merger" and "float32" in case["dtypes"]]
+    said = f"{len(cases)} of {len(cases)} cases agree"
+    run = run_the_example(tmp_path, (EXAMPLES / "patch_merger.cpp").read_text())
+    assert (run.returncode, run.stdout) == (0, f"{said}\n") and f"# {said}" in PAGE.read_text()
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
+def test_the_example_in_cpp_finds_mistakes(tmp_path: Path) -> None:
+    source = (EXAMPLES / "patch_merger.cpp").read_text()
+    for right, wrong in (("variance + eps", "variance + 0 * eps"), ("real[n] ? std::exp(", "true ? std::exp(")):
+        assert source.count(right) == 1
+        source = source.replace(right, wrong)
+    run = run_the_example(tmp_path, source)
+    assert run.returncode == 1
+    assert all(f"{words} differs" in run.stdout for words in ("pm-1-eps: weights", "pm-4-nothing-real: weights"))
+
+
+def test_the_reader_in_cpp_knows_every_escape() -> None:
+    """It takes a quote and a backslash after a backslash, and no other letter (`golden.hpp`)."""
+    assert set(re.findall(r"\\(.)", (DATA / "index.json").read_text())) <= {'"', "\\"}
 
 
 # Our backends

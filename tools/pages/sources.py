@@ -13,7 +13,8 @@ DOCS = ROOT / "docs"
 ROOT_PAGES = {"README.md": "start.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
 _FENCE = re.compile(r"^ {0,3}(```+|~~~+).*?^ {0,3}\1[`~]*\s*$", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"(\]\()([^\s()<>]+)(\))")
-_LANGUAGES = {".py": "python", ".json": "json", ".toml": "toml", ".md": "markdown", ".cpp": "cpp", ".hpp": "cpp", ".html": "html"}
+_LANGUAGES = {".py": "python", ".json": "json", ".toml": "toml", ".md": "markdown", ".html": "html"}
+_LANGUAGES |= {".cpp": "cpp", ".hpp": "cpp"}
 
 
 def relinked(markdown: str, source: Path, uri: str) -> str:

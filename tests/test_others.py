@@ -16,7 +16,8 @@ from tokenmerge.conformance.others.page import page
 from tokenmerge.conformance.others.verdicts import AGREES, DIFFERS, NOTHING, answers
 from tokenmerge.conformance.rules import rules
 
-PAGE = Path(__file__).parents[1] / "docs" / "conformance-others.md"
+DOCS = Path(__file__).parents[1] / "docs"
+PAGES = [DOCS / f"{name}.md" for name in ("conformance-others", "differences", "tome", "ats", "patch_merger")]
 PUBLISHED: list[dict[str, Any]] = json.loads(RESULTS.read_text(encoding="utf-8"))
 
 LIKE_TOME = """
@@ -35,9 +36,26 @@ def bipartite_soft_matching(metric, r, class_token=False, distill_token=False):
 """
 
 
-def test_page_has_the_published_answers() -> None:
-    text = PAGE.read_text(encoding="utf-8")
+@pytest.mark.parametrize("file", PAGES, ids=lambda file: file.stem)
+def test_page_has_the_published_answers(file: Path) -> None:
+    text = file.read_text(encoding="utf-8")
     assert page(text, PUBLISHED) == text
+
+
+def test_page_says_what_differs_in_a_merger_and_nothing_else() -> None:
+    made = page("<!-- differs: ats -->\n<!-- /differs -->", PUBLISHED)
+    (ats,) = [project for project in PUBLISHED if project["merger"] == "ats"]
+    differing = [answer["rule"] for answer in ats["answers"] if answer["verdict"] == DIFFERS]
+    rows = [line for line in made.splitlines() if line.startswith(f"| {ats['name']} {ats['version']} | ")]
+    assert [row.split(" | ")[1].partition(":")[0] for row in rows] == differing != []
+    assert f"differs in {len(differing)}" in made and not any(
+        project["name"] in made for project in PUBLISHED if project is not ats
+    )
+
+
+def test_page_without_marks_is_refused() -> None:
+    with pytest.raises(ValueError, match="others: `page` must hold"):
+        page("# Nothing", PUBLISHED)
 
 
 def test_published_answers_are_about_every_rule_of_three_projects_at_least() -> None:

@@ -59,7 +59,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--tome", nargs=2, metavar=("FOLDER", "MODULE"), help="a checkout with ToMe's functions in a module"
     )
-    parser.add_argument("--page", type=Path, metavar="FILE", help="a page whose tables are written anew")
+    parser.add_argument("--page", type=Path, nargs="+", metavar="FILE", help="pages whose tables are written anew")
     given = parser.parse_args(arguments)
     try:
         made = results(tome.adapters(Path(given.tome[0]), given.tome[1]) if given.tome else None)
@@ -69,8 +69,8 @@ def main(arguments: list[str] | None = None) -> int:
     print_table(Console(), made)
     if given.json:
         write_text("others", "json", given.json, json.dumps(made, indent=1, ensure_ascii=False) + "\n")
-    if given.page:
-        write_text("others", "page", given.page, page(given.page.read_text(encoding="utf-8"), made))
+    for file in given.page or ():
+        write_text("others", "page", file, page(file.read_text(encoding="utf-8"), made))
     return 0
 
 

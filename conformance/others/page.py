@@ -1,24 +1,33 @@
-"""The tables on docs/conformance-others.md: made of the results, between two marks."""
+"""What the docs show of the answers: all of them between one pair of marks, what differs between others."""
 
 from __future__ import annotations
 
 import re
 from typing import Any
 
-from tokenmerge.conformance.others.verdicts import NOTHING
+from tokenmerge.conformance.others.verdicts import AGREES, DIFFERS, NOTHING
+from tokenmerge.conformance.rules import rules
 
-BEGIN, END = "<!-- others -->\n", "<!-- /others -->"
+_ALL = re.compile(r"(<!-- others -->\n).*?(<!-- /others -->)", re.DOTALL)
+_DIFFERENT = re.compile(r"(<!-- differs: ([\w, ]+) -->\n).*?(<!-- /differs -->)", re.DOTALL)
 
 
 def page(text: str, made: list[dict[str, Any]]) -> str:
-    """The page with the tables as the results are.
+    """The page with its tables as the results are.
+
+    Between `<!-- others -->` and `<!-- /others -->` stand all answers, between `<!-- differs: tome, ats -->` and
+    `<!-- /differs -->` what projects with one of these mergers do otherwise.
+
+    Raises:
+        ValueError: a page without such marks.
 
     >>> page("a <!-- others -->\\nold<!-- /others --> b", [])
     'a <!-- others -->\\n<!-- /others --> b'
     """
-    before, rest = text.split(BEGIN)
-    after = rest.split(END)[1]
-    return before + BEGIN + "".join(map(_project, made)) + END + after
+    if not _ALL.search(text) and not _DIFFERENT.search(text):
+        raise ValueError("others: `page` must hold <!-- others --> or <!-- differs: ... -->, got neither")
+    text = _ALL.sub(lambda block: block[1] + "".join(map(_project, made)) + block[2], text)
+    return _DIFFERENT.sub(lambda block: block[1] + _different(block[2].split(", "), made) + block[3], text)
 
 
 def _project(project: dict[str, Any]) -> str:
@@ -31,6 +40,22 @@ def _project(project: dict[str, Any]) -> str:
     nothing = "".join(f"| {', '.join(rules)} | {NOTHING} | {_cell(note)} |\n" for note, rules in reasons.items())
     head = f"### {project['name']} {project['version']}\n\n| rule | answer | note |\n|---|---|---|\n"
     return f"{head}{''.join(rows)}{nothing}\n"
+
+
+def _different(mergers: list[str], made: list[dict[str, Any]]) -> str:
+    """A table of what differs, and a line for each project about the rest."""
+    rows, lines = [], []
+    for project in made:
+        if project["merger"] not in mergers:
+            continue
+        name, found = f"{project['name']} {project['version']}", project["answers"]
+        different = [answer for answer in found if answer["verdict"] == DIFFERS]
+        same = ", ".join(answer["rule"] for answer in found if answer["verdict"] == AGREES)
+        rows += [f"| {name} | {a['rule']}: {_cell(rules()[a['rule']])} | {_cell(a['note'])} |\n" for a in different]
+        count = f"differs in {len(different)}" if different else "differs in none"
+        lines.append(f"- {name} agrees in {same or 'none'}, {count}, and has no such thing for the rest.\n")
+    head = "| project | rule | what it does instead |\n|---|---|---|\n" if rows else ""
+    return f"\n{head}{''.join(rows)}{chr(10) if rows else ''}{''.join(lines)}\n"
 
 
 def _cell(text: str) -> str:

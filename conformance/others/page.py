@@ -43,19 +43,20 @@ def _project(project: dict[str, Any]) -> str:
 
 
 def _different(mergers: list[str], made: list[dict[str, Any]]) -> str:
-    """A table of what differs, and a line for each project about the rest."""
-    rows, lines = [], []
+    """For each project a sentence, and a table of what differs."""
+    parts = []
     for project in made:
         if project["merger"] not in mergers:
             continue
         name, found = f"{project['name']} {project['version']}", project["answers"]
         different = [answer for answer in found if answer["verdict"] == DIFFERS]
         same = ", ".join(answer["rule"] for answer in found if answer["verdict"] == AGREES)
-        rows += [f"| {name} | {a['rule']}: {_cell(rules()[a['rule']])} | {_cell(a['note'])} |\n" for a in different]
-        count = f"differs in {len(different)}" if different else "differs in none"
-        lines.append(f"- {name} agrees in {same or 'none'}, {count}, and has no such thing for the rest.\n")
-    head = "| project | rule | what it does instead |\n|---|---|---|\n" if rows else ""
-    return f"\n{head}{''.join(rows)}{chr(10) if rows else ''}{''.join(lines)}\n"
+        end = f"It differs in {len(different)}, and has nothing that the other rules ask about"
+        parts.append(f"**{_cell(name)}** agrees in {same or 'none'}. {end}{':' if different else '.'}\n\n")
+        if different:
+            rows = [f"| {a['rule']}: {_cell(rules()[a['rule']])} | {_cell(a['note'])} |\n" for a in different]
+            parts += ["| rule | what it does instead |\n|---|---|\n", *rows, "\n"]
+    return "\n" + "".join(parts)
 
 
 def _cell(text: str) -> str:

@@ -199,7 +199,7 @@ class ATSMerging(Merging):
         max_tokens: most tokens that a block keeps, class, distillation and register tokens not counted: one number for
             every block it is meant for, or one each for the first, second, ... of them; the others sample nothing then.
             A block that has no more than that keeps all.
-        score: "per_head" or "concat", see `plan`.
+        score: "per_head" or "concat", see `tokenmerge.spec.ats.plan`.
         around: None: tokens are chosen for good.
     """
 

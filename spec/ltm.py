@@ -180,7 +180,7 @@ class LTMMerging(Merging):
     Attributes:
         compression_ratio: rho in (0, 1].
         protected: leading tokens that are copied through; None for class, distillation and register tokens.
-        prior_smoothing: epsilon, see `plan`.
+        prior_smoothing: epsilon, see `tokenmerge.spec.ltm.plan`.
         around: "mlp" or "block", where only that branch works on merged tokens and the stream keeps all of them; None,
             where tokens merge for good, between attention and MLP.
     """

@@ -215,7 +215,7 @@ class ToMeMerging(Merging):
         r: tokens to remove per block, a schedule as in `merge_schedule` over the blocks it is meant for.
         prop_attn: whether attention counts a token as often as it has patches, from the first of these blocks on; for
             weights that were trained with labels and without merging, and not for those of MAE off the shelf.
-        order: output order, see `plan`.
+        order: output order, see `tokenmerge.spec.tome.plan`.
         protected: leading tokens that never merge; None for class, distillation and register tokens.
         around: None, where tokens merge for good; "mlp" or "block", where only that branch works on merged tokens and
             the stream keeps all of them, by the block's keys or by its input.

@@ -192,7 +192,7 @@ def _mark(chosen: Array, eligible: Array) -> Array:
 
 
 class ATS(Merger):
-    """Adaptive token sampling as an object; options as in `plan`, checked when it is made.
+    """Adaptive token sampling as an object; options as in `ats.plan`, checked when it is made.
 
     >>> attn, value = jnp.full((1, 2, 9), 1 / 9), jnp.ones((1, 2, 9, 4))
     >>> ATS(max_tokens=4)(jnp.ones((1, 9, 8)), attn=attn, value=value).tokens.shape

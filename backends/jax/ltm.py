@@ -172,11 +172,11 @@ def _in_use(place: Array, count: Array, columns: Array, width: int) -> Array:
 
 
 class LTM(Merger):
-    """Learnable token merging as an object; options as in `plan`, checked when it is made.
+    """Learnable token merging as an object; options as in `ltm.plan`, checked when it is made.
 
     Args:
         dim: C.
-        compression_ratio, protected, prior_smoothing: as in `plan`.
+        compression_ratio, protected, prior_smoothing: as in `ltm.plan`.
         dtype: of the tokens, None for their own; param_dtype: of the weight, None for float32. Which tokens mix is
             decided in float32 at least.
         precision: of the product that mixes the tokens; None for `Precision.HIGHEST`, unless

@@ -258,7 +258,7 @@ def _random(
 
 
 class ToMe(Merger):
-    """Bipartite soft matching as an object; options as in `plan`, checked when it is made.
+    """Bipartite soft matching as an object; options as in `tome.plan`, checked when it is made.
 
     >>> merger = ToMe(r=2, protected=1)
     >>> merger(jax.random.normal(jax.random.key(0), (1, 9, 4))).tokens.shape

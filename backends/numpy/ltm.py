@@ -152,7 +152,7 @@ def _in_use(place: Array, count: Array, columns: Array, width: int) -> Array:
 
 
 class LTM(Merger):
-    """Learnable token merging as an object; options as in `plan`, checked when it is made.
+    """Learnable token merging as an object; options as in `ltm.plan`, checked when it is made.
 
     >>> LTM(dim=4, compression_ratio=0.5, protected=1)(np.ones((1, 9, 4))).tokens.shape
     (1, 5, 4)

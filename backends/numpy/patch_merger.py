@@ -108,7 +108,7 @@ class PatchMerger(Merger):
 
     Args:
         dim: C; num_tokens_out: M.
-        logit_scale, normalize, eps: as in `plan`.
+        logit_scale, normalize, eps: as in `patch_merger.plan`.
         use_bias: whether the LayerNorm has a bias.
         seed: of the standard normal queries, the same in every backend.
 

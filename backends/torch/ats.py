@@ -187,7 +187,7 @@ def _mark(preference: Tensor, eligible: Tensor, ranking: Tensor | None = None) -
 
 
 class ATS(Merger):
-    """Adaptive token sampling as a module; options as in `plan`, checked when it is made.
+    """Adaptive token sampling as a module; options as in `ats.plan`, checked when it is made.
 
     >>> attn, value = torch.full((1, 2, 9), 1 / 9), torch.ones(1, 2, 9, 4)
     >>> ATS(max_tokens=4)(torch.ones(1, 9, 8), attn=attn, value=value).tokens.shape

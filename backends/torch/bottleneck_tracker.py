@@ -46,7 +46,7 @@ class BottleneckTracker:
         weight: >= 0, of the bound in the loss.
         start: in [0, 1], the share of the epochs that train without it.
         recipe: "aligned", or "released" for the order of the released code: from the second epoch on its `Q` counts
-            the clusters of the epoch before, in their order, and k-means sees the first rank's features only.
+            the clusters of the epoch before, in their order, and k-means sees the first process's features only.
         seed: >= 0, of k-means.
 
     Raises:

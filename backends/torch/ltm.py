@@ -265,7 +265,7 @@ def _tokens_out(count: Tensor, compression_ratio: float) -> Tensor:
 
 
 class LTM(Merger):
-    """Learnable token merging as a module; options as in `plan`, checked when it is made.
+    """Learnable token merging as a module; options as in `ltm.plan`, checked when it is made.
 
     >>> LTM(dim=4, compression_ratio=0.5, protected=1)(torch.ones(1, 9, 4)).tokens.shape
     torch.Size([1, 5, 4])

@@ -259,7 +259,7 @@ def _random(
 
 
 class ToMe(Merger):
-    """Bipartite soft matching as a module; options as in `plan`, checked when it is made.
+    """Bipartite soft matching as a module; options as in `tome.plan`, checked when it is made.
 
     >>> merger = ToMe(r=2, protected=1)
     >>> merger(torch.randn(1, 9, 4)).tokens.shape

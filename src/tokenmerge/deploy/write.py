@@ -66,7 +66,7 @@ def export(
         batch: images in a call; None for any number ("executorch": one).
         dtype: "float32", "float16" or "bfloat16".
         int8: linear maps quantized to eight bits, their inputs at run time ("onnx" only).
-        with_plans: the composed plan comes out, too, see `Deployed`.
+        with_plans: the composed plan comes out, too: "Plans as outputs" in docs/guides/deploy.md.
         opset: of ONNX, 18 or newer; None for the exporter's own.
         image_shape: channels, height and width; None for what the model says.
         weights: a safetensors file, with a name only.

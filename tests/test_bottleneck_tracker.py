@@ -273,3 +273,33 @@ def test_the_closed_form_is_the_derivative(name: str, seed: int) -> None:
     want = (exact["z"] @ (spread * exact["centroids"]).sum(axis=0).T) * -2.0
     assert np.isfinite(derivative).all() and np.abs(derivative).max() > 0
     assert budget_used(got[0], Rounded(derivative, want.error, "float32")).max() <= 1
+
+
+def test_a_mesh_with_explicit_axes_changes_nothing() -> None:
+    """JAX decides by types where parts lie, so a mesh of one device already refuses what is ambiguous."""
+    jax = pytest.importorskip("jax")
+    if not hasattr(jax, "set_mesh"):
+        pytest.skip("this JAX has no jax.set_mesh")
+    functions, tracker = get_backend("jax").information_bottleneck, tracker_of("jax", start=0.0)
+    given, p = batch("jax"), problem(0, 1.0)
+    sample = [np.repeat(p["z"][None], 8, 0), np.repeat(p["mask"][None], 8, 0), np.arange(8) % 3]
+
+    def everything(place: Any) -> list[Any]:
+        features, labels, pixels = (place(each) for each in given)
+        z, mask, classes = (place(each) for each in sample)
+        measures = passed(tracker, [[features, labels, pixels]])
+        (gradient,) = get_backend("jax").gradient(lambda f: tracker.loss(f, labels, pixels), features)
+        phi = functions.cluster_scores(features, tracker.centroids_out, 1.0)
+        closed = functions.ib_gradient(z, mask, jax.numpy.asarray(p["centroids"]), jax.numpy.asarray(p["q"]), classes)
+        found = [*measures, tracker.bound(features, labels, pixels), gradient, closed]
+        return [np.asarray(each) for each in [*found, functions.estimate_q(phi, labels, CLASSES)]]
+
+    state = passed(tracker, [given]) and tracker.state_dict()
+    alone = everything(jax.numpy.asarray)
+    tracker.load_state_dict(state)
+    mesh = jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Explicit,))
+    over = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
+    with jax.set_mesh(mesh):
+        spread = everything(lambda array: jax.device_put(array, over))
+    for one, other in zip(alone, spread, strict=True):
+        assert (one == other).all()

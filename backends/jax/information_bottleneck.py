@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from tokenmerge.backends.jax.check import check
 from tokenmerge.backends.jax.precision import matmul, safe_divide, safe_norm, softmax, working_dtype
+from tokenmerge.backends.jax.rows import rows, sum_over_samples
 from tokenmerge.spec.shared.constants import LOG_FLOOR
 
 Array = jax.Array
@@ -57,7 +58,7 @@ def estimate_q(phi_out: Array, labels: Array, num_classes: int | None = None) ->
 def _estimate_q(phi_out: Array, labels: Array, classes: int) -> Array:
     (phi_out,) = _in_working_precision(phi_out)
     one_hot = (_index(labels)[:, None] == jnp.arange(classes)[None]).astype(phi_out.dtype)
-    return safe_divide(matmul(phi_out.T, one_hot), jnp.sum(one_hot, axis=0, keepdims=True))
+    return safe_divide(sum_over_samples(phi_out, one_hot), jnp.sum(one_hot, axis=0, keepdims=True))
 
 
 def ib_bound(phi_in: Array, phi_out: Array, labels: Array, q: Array) -> Array:
@@ -81,7 +82,7 @@ def ib_bound(phi_in: Array, phi_out: Array, labels: Array, q: Array) -> Array:
 def _ib_bound(phi_in: Array, phi_out: Array, labels: Array, q: Array) -> Array:
     into, out, q = _in_working_precision(phi_in, phi_out, q)
     kept = jnp.sum(out, axis=1) * jnp.sum(into * _log(into), axis=1)
-    explained = jnp.sum(out * _log(q)[:, _index(labels)].T, axis=1)
+    explained = jnp.sum(out * rows(_log(q).T, _index(labels)), axis=1)
     return jnp.sum(kept - explained) / max(phi_in.shape[0], 1)
 
 
@@ -146,7 +147,7 @@ def ib_gradient(z: Array, mask: Array, centroids: Array, q: Array, labels: Array
 def _ib_gradient(z: Array, mask: Array, centroids: Array, q: Array, labels: Array) -> Array:
     phi = _mask_scores(z, mask, centroids)
     z, centroids, q = _in_working_precision(z, centroids, q)
-    log_q = _log(q)[:, _index(labels)].T
+    log_q = rows(_log(q).T, _index(labels))
     surprise = phi * (log_q - jnp.sum(phi * log_q, axis=1, keepdims=True))
     a, p, c = centroids.shape
     pulled = matmul(surprise, centroids.reshape(a, p * c)).reshape(-1, p, c)

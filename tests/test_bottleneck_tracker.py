@@ -280,26 +280,25 @@ def test_a_mesh_with_explicit_axes_changes_nothing() -> None:
     jax = pytest.importorskip("jax")
     if not hasattr(jax, "set_mesh"):
         pytest.skip("this JAX has no jax.set_mesh")
-    functions, tracker = get_backend("jax").information_bottleneck, tracker_of("jax", start=0.0)
-    given, p = batch("jax"), problem(0, 1.0)
-    sample = [np.repeat(p["z"][None], 8, 0), np.repeat(p["mask"][None], 8, 0), np.arange(8) % 3]
+    functions, tracker, p = get_backend("jax").information_bottleneck, tracker_of("jax", start=0.0), problem(0, 1.0)
+    given = [each[:8] for each in batch("jax")]
+    passed(tracker, [given])
+    samples = [jax.numpy.stack([p[name]] * 8) for name in ("z", "mask")]
+    centroids, q, classes = jax.numpy.asarray(p["centroids"]), jax.numpy.asarray(p["q"]), jax.numpy.arange(8) % 3
 
-    def everything(place: Any) -> list[Any]:
-        features, labels, pixels = (place(each) for each in given)
-        z, mask, classes = (place(each) for each in sample)
-        measures = passed(tracker, [[features, labels, pixels]])
-        (gradient,) = get_backend("jax").gradient(lambda f: tracker.loss(f, labels, pixels), features)
-        phi = functions.cluster_scores(features, tracker.centroids_out, 1.0)
-        closed = functions.ib_gradient(z, mask, jax.numpy.asarray(p["centroids"]), jax.numpy.asarray(p["q"]), classes)
-        found = [*measures, tracker.bound(features, labels, pixels), gradient, closed]
-        return [np.asarray(each) for each in [*found, functions.estimate_q(phi, labels, CLASSES)]]
+    @jax.jit
+    def everything(given: Any, samples: Any, classes: Any, arrays: Any) -> Any:
+        features, labels, pixels = given
+        pulled = jax.value_and_grad(lambda f: tracker.loss(f, labels, pixels, arrays))(features)
+        phi = functions.cluster_scores(features, arrays["centroids_out"], 1.0)
+        counted = functions.estimate_q(phi, labels, CLASSES)
+        return pulled, counted, functions.ib_gradient(*samples, centroids, q, classes)
 
-    state = passed(tracker, [given]) and tracker.state_dict()
-    alone = everything(jax.numpy.asarray)
-    tracker.load_state_dict(state)
+    arguments = (given, samples, classes)
+    alone = everything(*arguments, tracker.arrays)
     mesh = jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Explicit,))
-    over = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
     with jax.set_mesh(mesh):
-        spread = everything(lambda array: jax.device_put(array, over))
-    for one, other in zip(alone, spread, strict=True):
-        assert (one == other).all()
+        over = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
+        spread = everything(*jax.device_put(arguments, over), tracker.arrays)
+    for one, other in zip(jax.tree.leaves(alone), jax.tree.leaves(spread), strict=True):
+        assert (np.asarray(one) == np.asarray(other)).all()

@@ -50,9 +50,9 @@ def train(
     model = get_vit(digits_config(merging, drop_path=DROP_PATH), backend="torch", seed=seed)
     if params is not None:
         model.load_params(params)
-    optimizer = torch.optim.AdamW(_groups(model), lr=rate)
+    optimizer = torch.optim.AdamW(decay_groups(model), lr=rate)
     batches = math.ceil(len(labels) / BATCH)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, epochs * batches))
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: warm_cosine(step, epochs * batches))
     model.train()
     with torch.random.fork_rng():
         torch.manual_seed(seed)  # for stochastic depth
@@ -71,14 +71,15 @@ def train(
     return model.params()
 
 
-def _groups(model: torch.nn.Module) -> list[dict[str, Any]]:
+def decay_groups(model: torch.nn.Module) -> list[dict[str, Any]]:
     """Weight decay for matrices only."""
     matrices = [p for p in model.parameters() if p.ndim == 2]
     others = [p for p in model.parameters() if p.ndim != 2]
     return [{"params": matrices, "weight_decay": DECAY}, {"params": others, "weight_decay": 0.0}]
 
 
-def _rate(step: int, steps: int) -> float:
+def warm_cosine(step: int, steps: int) -> float:
+    """The share of the highest learning rate: a tenth of the steps up, then down along a cosine."""
     warmup = max(1, int(WARMUP * steps))
     if step < warmup:
         return (step + 1) / warmup

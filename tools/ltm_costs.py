@@ -2,17 +2,21 @@
 
 Counted by `torch.utils.flop_counter` on timm's models, at the resolution at which the plain ones cost what the paper
 says: convolutions and linear maps, as in the paper's table, which leaves products of attention out. Products of making
-the mask, merging and unmerging come from the plans that were made: `4 n P' C` for a sample, 3 in the stream.
+the mask, merging and unmerging come from the plans that were made: `4 n P' C` for a sample, 3 in the stream. Time is
+that of one image on one thread of this CPU, plain and patched by turns.
 """
 
 from __future__ import annotations
 
+import copy
 import re
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import timm
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -22,6 +26,7 @@ from tokenmerge.backends.torch import patch
 PAGE = Path(__file__).parents[1] / "docs" / "ltm.md"
 BLOCK = re.compile(r"(<!-- costs -->\n).*?(<!-- /costs -->)", re.DOTALL)
 LAYERS = ("convolution", "addmm", "mm")  # and no products of attention
+TURNS = 7  # of the plain network and the patched one
 
 
 class Row(NamedTuple):
@@ -97,10 +102,30 @@ def reached(row: Row, model: Any, place: str | None, plain: float) -> tuple[floa
     return best / 100, tried[best]
 
 
+def times(row: Row, options: dict[str, Any], ratio: float, place: str | None) -> Any:
+    """How often the plain network's time the patched one takes: quartiles over the turns."""
+    torch.set_num_threads(1)
+    plain = timm.create_model(row.model, **options).eval()
+    patched = copy.deepcopy(plain)
+    patch(patched, "ltm", compression_ratio=ratio, around=place)
+    images = torch.zeros(1, 3, row.side, row.side)
+
+    def seconds(model: Any) -> float:
+        start = time.perf_counter()
+        model(images)
+        return time.perf_counter() - start
+
+    with torch.no_grad():
+        plain(images), patched(images)
+        ratios = [seconds(patched) / seconds(plain) for _ in range(TURNS)]
+    return np.quantile(ratios, (0.25, 0.5, 0.75))
+
+
 def lines() -> Iterator[str]:
     """The table."""
-    yield "| network | published, G | around | ratio | plain, G | layers, G | mask to unmerging, G | more parameters |"
-    yield "|---|---|---|---|---|---|---|---|"
+    heads = ("network", "published, G", "around", "ratio", "plain, G", "layers, G", "mask to unmerging, G")
+    yield f"| {' | '.join(heads)} | more parameters | time, × plain (quartiles) |"
+    yield "|---|---|---|---|---|---|---|---|---|"
     for row in ROWS:
         options = {"img_size": row.side} if row.model.startswith(("vit", "swin")) else {}
         with torch.device("meta"):  # shapes are all that is counted
@@ -112,9 +137,10 @@ def lines() -> Iterator[str]:
             lies = abs(made.layers - wanted) <= 0.03 * plain.layers
             said = f"{ratio:.2f}" if lies else f"none; at {ratio:.2f}"
             more = f"{100 * made.learned / made.parameters:.2f} %"
+            low, middle, high = times(row, options, ratio, place)
             yield (
                 f"| {row.title} | {row.merged} of {row.plain} | {place or 'stream'} | {said} | {plain.layers:.2f} | "
-                f"{made.layers:.2f} | {made.merging:.2f} | {more} |"
+                f"{made.layers:.2f} | {made.merging:.2f} | {more} | {middle:.2f} ({low:.2f} to {high:.2f}) |"
             )
 
 

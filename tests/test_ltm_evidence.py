@@ -95,3 +95,6 @@ def test_a_tracker_only_watches_and_its_loss_acts() -> None:
     pulled, again = weights(tracked=True, bound=True)
     assert again[:2] == measures[:2] and again[2] != measures[2]  # of two epochs the first goes without
     assert any((pulled[name] != value).any() for name, value in alone.items())
+    left, _ = weights(tracked=False, bound=False, fixed=True)
+    learned = {name for name in left if ".merger." in name}
+    assert learned and not any(left[name].any() for name in learned) and any(alone[name].any() for name in learned)

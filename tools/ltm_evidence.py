@@ -71,7 +71,13 @@ def train(data: str) -> None:
     for seed, arm in missing(found):
         tracked = arm.startswith("ltm")
         trained = ltm_training.train(
-            training, config(arm), epochs=EPOCHS[data], seed=seed, tracked=tracked, bound=ARMS[arm].bound
+            training,
+            config(arm),
+            epochs=EPOCHS[data],
+            seed=seed,
+            tracked=tracked,
+            bound=ARMS[arm].bound,
+            fixed=ARMS[arm].fixed,
         )
         right = ltm_training.right(trained.model, test)
         measures = [[round(value, 6) for value in measure] for measure in trained.measures]

@@ -19,13 +19,14 @@ class Arm(NamedTuple):
 
     Attributes:
         title: as in tables; make: a merging from an integer, None for none; most: the largest that can be.
-        bound: whether the bound is in the loss; depth: blocks.
+        bound: whether the bound is in the loss; fixed: whether masks stay at their prior; depth: blocks.
     """
 
     title: str
     make: Callable[[int], Merging] | None = None
     most: int = PATCHES
     bound: bool = False
+    fixed: bool = False
     depth: int = DEPTH
 
 
@@ -34,6 +35,9 @@ ARMS = {
     "shallow": Arm("plain ViT, a block less", depth=DEPTH - 1),
     "ltm": Arm("LTM, without the loss", lambda slots: LTMMerging(compression_ratio=slots / PATCHES)),
     "ltm_bound": Arm("LTM, with the loss", lambda slots: LTMMerging(compression_ratio=slots / PATCHES), bound=True),
+    "fixed": Arm(
+        "LTM, masks left at the prior", lambda slots: LTMMerging(compression_ratio=slots / PATCHES), fixed=True
+    ),
     "tome": Arm("ToMe", lambda r: ToMeMerging(r=r), most=PATCHES // 2),
     "ats": Arm("ATS", lambda tokens: ATSMerging(max_tokens=tokens)),
     "patch_merger": Arm("PatchMerger", lambda slots: PatchMergerMerging(num_tokens_out=slots)),

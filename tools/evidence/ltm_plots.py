@@ -16,8 +16,10 @@ from tokenmerge.pictures.viz import heat_image
 from tokenmerge.spec.shared.bottleneck import active, options
 from tokenmerge.spec.shared.flops import flops
 
-COLOURS = dict(zip(ARMS, ("#444444", "#999999", "#e69f00", "#cc79a7", "#0072b2", "#d55e00", "#009e73"), strict=True))
-MARKS = dict(zip(ARMS, "osD^vP*", strict=True))
+COLOURS = dict(
+    zip(ARMS, ("#444444", "#999999", "#e69f00", "#cc79a7", "#56b4e9", "#0072b2", "#d55e00", "#009e73"), strict=True)
+)
+MARKS = dict(zip(ARMS, "osD^Xv<*", strict=True))
 
 
 def accuracy(runs: Runs, path: Path) -> None:

@@ -17,6 +17,7 @@ from tokenmerge.spec.shared.flops import flops
 
 BLOCK = re.compile(r"(<!-- evidence -->\n).*?(<!-- /evidence -->)", re.DOTALL)
 LEVEL = 0.95
+NONE = "No effect that five seeds show on"
 Runs = list[dict[str, Any]]
 
 
@@ -99,10 +100,11 @@ def said(runs: Runs) -> Iterator[str]:
             f"{_p(float(test.pvalue))}, all {2 ** len(differences)} flips of signs p = {_p(flipped(differences))}."
         )
         mean, half = interval(np.subtract(*(accuracies(runs, data, arm) for arm in ("ltm_bound", "ltm"))))
-        effect = (
-            "It raises" if mean - half > 0 else "It lowers" if mean + half < 0 else "No effect that five seeds show on"
-        )
+        effect = "It raises" if mean - half > 0 else "It lowers" if mean + half < 0 else NONE
         yield f"- **{title}, the loss and accuracy.** {effect} accuracy: {_number(mean, 2)} ± {half:.2f} points."
+        mean, half = interval(np.subtract(*(accuracies(runs, data, arm) for arm in ("ltm", "fixed"))))
+        effect = "Learning them raises" if mean - half > 0 else "Learning them lowers" if mean + half < 0 else NONE
+        yield f"- **{title}, the masks.** {effect} accuracy: {_number(mean, 2)} ± {half:.2f} points."
         for arm, words in (("ltm_bound", "with the loss"), ("ltm", "without it")):
             ours, plain = (np.array(accuracies(runs, data, each)) for each in (arm, "plain"))
             mean, half = interval(ours - plain)

@@ -25,16 +25,21 @@ class Trained(NamedTuple):
     measures: list[tuple[float, float, float]]
 
 
-def train(data: Split, config: ViTConfig, *, epochs: int, seed: int, tracked: bool, bound: bool) -> Trained:
+def train(
+    data: Split, config: ViTConfig, *, epochs: int, seed: int, tracked: bool, bound: bool, fixed: bool = False
+) -> Trained:
     """Train a network on `data`.
 
     Args:
         seed: of the first parameters, the order of the images and the clusters.
         tracked: whether a `BottleneckTracker` watches; bound: whether its loss is added.
+        fixed: whether mergers learn nothing.
     """
     images, labels = tensors(data)
     model = get_vit(config, backend="torch", seed=seed)
     _widen(model)
+    for name, value in model.named_parameters():
+        value.requires_grad_(not (fixed and ".merger." in name))
     reader = Reader(model)
     optimizer = torch.optim.AdamW(decay_groups(model), lr=RATE)
     steps = epochs * (len(labels) // BATCH)

@@ -51,7 +51,7 @@ def _different(mergers: list[str], made: list[dict[str, Any]]) -> str:
         name, found = f"{project['name']} {project['version']}", project["answers"]
         different = [answer for answer in found if answer["verdict"] == DIFFERS]
         same = ", ".join(answer["rule"] for answer in found if answer["verdict"] == AGREES)
-        end = f"It differs in {len(different)}, and has nothing that the other rules ask about"
+        end = f"It differs in {len(different) or 'none'}, and has nothing that the other rules ask about"
         parts.append(f"**{_cell(name)}** agrees in {same or 'none'}. {end}{':' if different else '.'}\n\n")
         if different:
             rows = [f"| {a['rule']}: {_cell(rules()[a['rule']])} | {_cell(a['note'])} |\n" for a in different]

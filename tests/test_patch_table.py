@@ -42,7 +42,7 @@ def test_nothing_on_the_page_is_unchecked() -> None:
     tables = "\n".join(line for line in PAGE.splitlines() if line.startswith("| "))
     assert "WRONG" not in tables
     for heading in ("Hugging Face", "torchvision"):
-        assert set(outcomes(heading).values()) <= {"accepted", "restored", "refused"}
+        assert set(outcomes(heading).values()) <= {"accepted", "restored", "around", "refused"}
     good = [each for each in outcomes("Hugging Face").values() if each != "refused"]
     assert len(good) >= 60
     names = re.findall(r"\| (\d+) \| accepted \|", PAGE.split("## timm")[1])

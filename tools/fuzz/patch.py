@@ -119,12 +119,13 @@ def _compared(run: Run, use: str, models: Any, case: Any, merging: tuple[str, di
     """ "equal", or what is different."""
     merger, options = merging
     function = USES[use]
-    known = merger == "tome" and options.get("around") is None and not isinstance(options["r"], float)
+    place = options.get("around")
+    known = merger == "tome" and place != "block" and not isinstance(options["r"], float)
     wanted: Any = None
     with torch.no_grad():
         if known:
             blocks = blocks_of(models, run.model)
-            with hooked(ToMe(blocks, options["r"] if blocks else 0, case.prefix)):
+            with hooked(ToMe(blocks, options["r"] if blocks else 0, case.prefix, around_mlp=place == "mlp")):
                 wanted = run.call(run.top)
     before = run.before(use)
     with patch(run.model if inside else run.top, merger, **options) as handle:

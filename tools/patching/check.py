@@ -24,8 +24,8 @@ class Wrong(Exception):
 
 @dataclass(frozen=True)
 class Found:
-    """What came out: "accepted", "restored" (with restore=True only) or "refused", the sentence of that, and what was
-    compared."""
+    """What came out: "accepted", "restored" (with restore=True only), "around" (with around="mlp" only) or "refused",
+    the sentence of that, and what was compared."""
 
     outcome: str
     sentence: str = ""
@@ -115,10 +115,12 @@ def check(
         with hooked(ToMe(blocks, R, prefix)):
             wanted = run(model)
         found = _tome(model, run, wanted, epsilon)
+        if found.outcome == "refused":
+            found = _around(model, run, blocks, prefix, epsilon, found)
         if found.outcome != "refused":
-            restore = found.outcome == "restored"
-            _nothing_to_merge(model, run, before, restore)
-            ats = _ats(model, run, blocks, prefix, epsilon, restore)
+            options: dict[str, Any] = {"restored": {"restore": True}, "around": {"around": "mlp"}}.get(found.outcome, {})
+            _nothing_to_merge(model, run, before, options)
+            ats = () if options else _ats(model, run, blocks, prefix, epsilon)
             found = Found(found.outcome, found.sentence, (*found.compared, *ats))
         if list(model.state_dict()) != keys:
             raise Wrong("the state dict is another one")
@@ -147,16 +149,26 @@ def _tome(model: nn.Module, run: Callable[..., Any], wanted: Any, epsilon: float
     return Found(outcome or "refused", sentences[0] if sentences else "", ("tome",) if outcome else ())
 
 
-def _nothing_to_merge(model: nn.Module, run: Callable[..., Any], before: Any, restore: bool) -> None:
-    with patch(model, "tome", r=0, restore=restore):
+def _around(model: nn.Module, run: Callable[..., Any], blocks: Any, prefix: int, epsilon: float, found: Found) -> Found:
+    """What is refused for the stream may be accepted around the MLP."""
+    try:
+        with patch(model, "tome", r=R, around="mlp"):
+            got = run(model)
+    except CannotPatch:
+        return found
+    with hooked(ToMe(blocks, R, prefix, around_mlp=True)):
+        same(got, run(model), epsilon)
+    return Found("around", found.sentence, ("tome",))
+
+
+def _nothing_to_merge(model: nn.Module, run: Callable[..., Any], before: Any, options: dict[str, Any]) -> None:
+    with patch(model, "tome", r=0, **options):
         _equal(run(model), before, "with r=0")
 
 
-def _ats(
-    model: nn.Module, run: Callable[..., Any], blocks: Any, prefix: int, epsilon: float, restore: bool
-) -> tuple[str, ...]:
+def _ats(model: nn.Module, run: Callable[..., Any], blocks: Any, prefix: int, epsilon: float) -> tuple[str, ...]:
     budgets = [9, 6]
-    if restore or any(joints.end for _, joints in blocks):  # it drops tokens, and can do neither
+    if any(joints.end for _, joints in blocks):  # it drops tokens, and can do neither
         return ()
     try:
         with patch(model, "ats", max_tokens=budgets):

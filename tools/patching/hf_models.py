@@ -89,7 +89,8 @@ DINO_BLOCK = Joints("attention", "norm2", PROJECTED)
 CLIP_BLOCK = Joints("self_attn", "layer_norm2", PROJECTED)
 BLOCKS: dict[str, Joints] = {
     **dict.fromkeys(("ViT", "DeiT", "ViTMAE", "ViTMSN", "IJepa", "AST", "Vivit", "InternVLVision"), VIT_BLOCK),
-    **dict.fromkeys(("VideoMAE", "DPTViT"), NESTED),
+    "Beit": VIT_BLOCK,
+    **dict.fromkeys(("VideoMAE", "DPTViT", "Data2VecVision"), NESTED),
     **dict.fromkeys(("Dinov2", "Dinov2WithRegisters"), DINO_BLOCK),
     "DINOv3ViT": Joints("attention", "norm2", PROJECTED, "position_embeddings", turned),
     "MLCD": Joints("self_attn", "layer_norm2", PROJECTED, "position_embeddings", turned),
@@ -236,6 +237,7 @@ def qwen_audio(name: str) -> Callable[[], nn.Module]:
     return lambda: class_of(name)(hf.Qwen2AudioEncoderConfig(**sizes, num_mel_bins=8, max_source_positions=20))
 
 
+PAIRS = {"use_relative_position_bias": True, "use_shared_relative_position_bias": True, "use_mask_token": True}
 DINO = {"mlp_ratio": 2, "layerscale_value": 0.5}
 MAE = {"decoder_hidden_size": 24, "decoder_num_hidden_layers": 1, "decoder_num_attention_heads": 3}
 MAE |= {"decoder_intermediate_size": 32, "mask_ratio": 0.25}
@@ -333,3 +335,6 @@ add("InternVLForConditionalGeneration", language, placeholders(4), vision_type="
 add("DepthAnythingForDepthEstimation", depth)
 add("Siglip2VisionModel", vision, packed_whole, config="Siglip2VisionConfig", prefix=0, num_patches=16)
 add("Siglip2ForImageClassification", two_halves, packed_whole, prefix=0)
+add("BeitModel BeitForImageClassification BeitBackbone", vision, **PAIRS)
+add("BeitForMaskedImageModeling", vision, masked_pixels, **PAIRS)
+add("Data2VecVisionModel Data2VecVisionForImageClassification", vision, **PAIRS)

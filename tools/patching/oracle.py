@@ -46,8 +46,16 @@ class Joints:
 class ToMe:
     """Hooks on one model, for one call."""
 
-    def __init__(self, blocks: list[tuple[nn.Module, Joints]], r: Any, prefix: int, mask: Tensor | None = None) -> None:
+    def __init__(
+        self,
+        blocks: list[tuple[nn.Module, Joints]],
+        r: Any,
+        prefix: int,
+        mask: Tensor | None = None,
+        around_mlp: bool = False,
+    ) -> None:
         self.schedule, self.prefix, self.mask = merge_schedule(r, max(len(blocks), 1)), prefix, mask
+        self.around_mlp = around_mlp  # the MLP sees means, and what it makes of them is added to every token
         self.place: np.ndarray | None = None  # (B,N), in which of the merged tokens each token is
         self.size: np.ndarray | None = None
         self.keys: Tensor | None = None
@@ -63,12 +71,15 @@ class ToMe:
             x = args[0] if args else kwargs["hidden_states"]
             self.keys = joints.heads(module, x)[1].mean(1)
             table = kwargs.get(joints.table) if joints.table else None
-            if table is not None and self.place is not None:
+            if table is not None and self.place is not None and not self.around_mlp:
                 kwargs = kwargs | {joints.table: self._averaged(table, x.shape[1])}
             return args, kwargs
 
         def between(module: nn.Module, args: Any) -> Any:
             if joints.between and self.schedule[index]:
+                if self.around_mlp:
+                    self.place = None
+                    return (self.merge(args[0], index), *args[1:])
                 merged = self.merge(args[0], index)
                 self.change = merged - args[0]
                 return (merged, *args[1:])

@@ -38,6 +38,8 @@ def timm_heads(attention: Any, x: Tensor) -> Heads:
     if getattr(attention, "q_bias", None) is not None:
         bias = torch.cat([attention.q_bias, attention.k_bias, attention.v_bias])
     q, k, v = split(nn.functional.linear(x, attention.qkv.weight, bias), attention.num_heads)
+    if not hasattr(attention, "k_norm"):
+        return q, k, v
     return attention.q_norm(q), attention.k_norm(k), v
 
 
@@ -70,12 +72,14 @@ BLOCKS = {
     "Block": Joints("attn", "norm2", timm_heads),
     "ResPostBlock": Joints("attn", "mlp", timm_heads),
     "ParallelScalingBlock": Joints("", "", parallel_heads),
+    "RelPosBlock": Joints("attn", "norm2", timm_heads),
+    "ResPostRelPosBlock": Joints("attn", "mlp", timm_heads),
     "EvaBlock": Joints("attn", "norm2", timm_heads, "rope", turned),
     "EvaBlockPostNorm": Joints("attn", "mlp", timm_heads, "rope", turned),
 }
 
 
-OTHERS = ("timm.models.beit", "timm.models.vision_transformer_sam")  # whose `Block` is another one
+OTHERS = ("timm.models.vision_transformer_sam",)  # whose `Block` is another one
 
 
 def blocks_of(model: nn.Module) -> list[tuple[nn.Module, Joints]]:

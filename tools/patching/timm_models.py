@@ -17,6 +17,7 @@ MODULES = (
     "vision_transformer_hybrid",
     "vision_transformer_sam",
     "beit",
+    "vision_transformer_relpos",
     "naflexvit",
 )
 SMALL = {"embed_dim": 24, "depth": 3, "num_heads": 3, "num_classes": 5}

@@ -88,8 +88,15 @@ def patch(model: nn.Module, name: str, *, restore: bool = False, **options: Any)
             "patch: `prior` must be left out for a model whose tokens lie in a sequence, got "
             f"{options['prior']!r} (Swin, MobileViT and EfficientViT have a grid)"
         )
-    network = find(model, restore)
+    keeps = options.get("around", method_class.AROUND) is not None  # so that nobody outside sees fewer tokens
+    network = find(model, restore or keeps)
     method = method_class(network, **options)
+    if network.pairs and method.around != "mlp":
+        raise CannotPatch(
+            f"patch: `around` must be 'mlp' with 'tome' or 'ltm' for {network.name}, whose attention adds a bias to "
+            "every pair of places and has to see all tokens (around the MLP they are back before the next one), got "
+            f"{name!r} with around={method.around!r}"
+        )
     if network.unbiased and (method.proportional or method.sampled):
         raise CannotPatch(
             f"patch: `model` must have an attention that adds a bias to its logits (sdpa or eager) for {name!r}, "

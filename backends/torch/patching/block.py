@@ -170,6 +170,8 @@ class AttentionRole(Role):
         call.attention = module
         x = args[0] if args else kwargs[self.parts.arguments[0]]
         args, kwargs = self.biased(call, x, args, kwargs)
+        if self.parts.beside is not None and self.patch.method.keys and self.patch.method.expects(call, x.shape[1]):
+            call.keys = self.parts.beside(module, x)
         written_out = self._is_written_out(call, x)
         if self.sampled or written_out:
             named = dict(zip(self.parts.arguments, args, strict=False)) | kwargs
@@ -213,7 +215,7 @@ class AttentionRole(Role):
         counted = call.size is not None or call.mask is not None or call.merged_any
         if call.real is not None and not call.merged_any and not self.sampled and not self.parts.written_out:
             return args, kwargs  # its own mask says the same
-        if call.own_mask or call.real is not None:  # it masks nothing, or what is known
+        if call.own_mask or call.real is not None or self.parts.pairs:  # it masks nothing, or what is known
             given = None
         merges = counted or method.expects(call, x.shape[1])
         for name in self.parts.refused if merges else ():

@@ -41,6 +41,9 @@ class Attention:
             part, by `heads` and `attend`.
         refused: arguments that must be nothing where it is run part by part.
         fits: from the module, what is wrong with it, for a sentence; "" if it can be patched.
+        beside: `(module, x)` to keys `(B,N,D)`, averaged over heads, of a module no part of which gives them and whose
+            own `forward` runs.
+        pairs: whether what it is given as a mask is a bias of pairs of places, which it needs where all tokens are.
     """
 
     keys: str
@@ -54,6 +57,8 @@ class Attention:
     written_out: bool = False
     refused: tuple[str, ...] = ()
     fits: Callable[[Any], str] | None = None
+    beside: Callable[[Any, Tensor], Tensor] | None = None
+    pairs: bool = False
 
 
 @dataclass(frozen=True)
@@ -106,6 +111,7 @@ class Network:
         own: a function of the network that reads tokens in its own way, for a sentence; "" if all are known.
         takes_mask: whether that argument, of two or three axes, says which tokens are real.
         loop: the path of a module that runs lists as blocks; "" where blocks are modules of their own.
+        pairs: whether attention adds a bias to every pair of places, so that it has to see all tokens.
     """
 
     module: nn.Module
@@ -128,6 +134,7 @@ class Network:
     loop: str = ""
     pool_name: str = "pool"
     takes_mask: bool = False
+    pairs: bool = False
 
     @property
     def tokens(self) -> int | None:

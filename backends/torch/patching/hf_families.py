@@ -43,7 +43,10 @@ def dropped(block: Any, branch: Tensor) -> Tensor:
 
 # One dropout, one drop path: their first run ends attention, their second the MLP.
 VIT = Block(attention="attention", attention_end="dropout", norm="layernorm_after", mlp_end="dropout")
+PATCHES = "embeddings.patch_embeddings.num_patches"
 DINO = Block(attention="attention", attention_end="drop_path", norm="norm2", mlp_end="drop_path")
+BEIT = Block("attention", "drop_path", "layernorm_after", "drop_path")
+DATA2VEC = Block("attention.attention", "attention.output", "layernorm_after", "drop_path")
 CLIP = Block(attention="self_attn", attention_end="self_attn", norm="layer_norm2", mlp_end="mlp")
 INTERN = Block("attention", "attention", "layernorm_after", "dropout", scaled_attention, scaled)
 # attention is a part of a part, and the last module adds the stream itself
@@ -68,22 +71,23 @@ def family(
     pools: dict[str, tuple[str, str]] | None = None,
     **others: Any,
 ) -> Family:
-    """A family of one file of the library; its classes are given without the package, several with spaces between."""
-    package = f"transformers.models.{file}.modeling_{file}."
+    """A family of one file of the library, "folder.file" if they are not the same; its classes are given without the
+    package, several with spaces between."""
+    folder, _, name = file.rpartition(".")
+    package = f"transformers.models.{folder or name}.modeling_{name}."
     found: dict[str, str | Callable[[Any], str]] = {}
     for kind, names in ((CLASS, reads_class), (GRID, on_grid), (TEXT, in_text), (DECODES, decodes), ("", passes)):
         found |= {f"{package}{name}": kind for name in names.split()}
     found |= {f"{package}{name}": kind for name, kind in (readers or {}).items()}
     taken = {f"{package}{name}": where for name, where in (pools or {}).items()}
     networks = tuple(f"{package}{name}" for name in network.split())
-    return Family(
-        networks, f"{package}{block}", f"{package}{attention}", parts, how, readers=found, pools=taken, **others
-    )
+    attentions = " ".join(f"{package}{name}" for name in attention.split())
+    return Family(networks, f"{package}{block}", attentions, parts, how, readers=found, pools=taken, **others)
 
 
 def vit(file: str, name: str, **others: Any) -> Family:
     """A copy of ViT."""
-    patches = {"patches": "embeddings.patch_embeddings.num_patches"}
+    patches = {"patches": PATCHES}
     given: dict[str, Any] = {"blocks": "layers", "norm": "layernorm", "mask": "attention_mask", "hands_class": "pooler"}
     given |= patches | {"reads_class": f"{name}ForImageClassification"} | others
     return family(file, f"{name}Model", f"{name}Layer", f"{name}Attention", VIT, **given)
@@ -94,7 +98,7 @@ def dino(file: str, name: str, **others: Any) -> Family:
     given: dict[str, Any] = {
         "blocks": "encoder.layer",
         "norm": "layernorm",
-        "patches": "embeddings.patch_embeddings.num_patches",
+        "patches": PATCHES,
         "pools": {f"{name}ForImageClassification": ("classifier", "class and mean")},
         "on_grid": f"{name}Backbone",
     }
@@ -135,6 +139,7 @@ def layers_reader(module: Any) -> str:
 
 
 NO_CLASS: dict[str, Any] = {"prefix": 0, "class_token": False}
+BIASED: dict[str, Any] = {"norm": "layernorm", "patches": PATCHES, "pairs": True}
 IMAGE_TEXT = "{0}Model {0}ForConditionalGeneration"
 
 FAMILIES = (
@@ -186,6 +191,17 @@ FAMILIES = (
         norm="layernorm",
         hands_class="pooler",
         on_grid="DPTForDepthEstimation DPTForSemanticSegmentation",
+    ),
+    family("beit", "BeitModel", "BeitLayer", "BeitAttention", BEIT, blocks="layers", **BIASED),
+    family(
+        "data2vec.data2vec_vision",
+        "Data2VecVisionModel",
+        "Data2VecVisionLayer",
+        "Data2VecVisionSelfAttention Data2VecVisionSdpaSelfAttention",
+        DATA2VEC,
+        NAMED,
+        blocks="encoder.layer",
+        **BIASED,
     ),
     dino("dinov2", "Dinov2"),
     dino("dinov2_with_registers", "Dinov2WithRegisters"),
@@ -295,7 +311,7 @@ FAMILIES = (
         NORMED,
         blocks="encoder.layer",
         norm="layernorm",
-        patches="embeddings.patch_embeddings.num_patches",
+        patches=PATCHES,
         hands_class=False,
         on_grid=IMAGE_TEXT.format("InternVL"),
     ),

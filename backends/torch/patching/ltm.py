@@ -32,6 +32,7 @@ class LTMPatch(Method):
     NAME = "ltm"
     OPTIONS = ("compression_ratio", "protected", "prior_smoothing", "around")
     NEEDED = ("compression_ratio",)
+    AROUND = "mlp"
     chained = True
 
     def __init__(
@@ -43,7 +44,7 @@ class LTMPatch(Method):
         prior_smoothing: float = 0.1,
         around: str | None = "default",
     ) -> None:
-        self.around = check_around(around, "mlp")
+        self.around = check_around(around, self.AROUND)
         self.reads_between = self.around != "block"
         self.protected = check_prefix(protected, network)
         self._blocks, self._dim = range(len(network.blocks)), network.dim

@@ -28,6 +28,7 @@ class Method:
         proportional: whether attention counts a token as often as it has patches.
         sampled: the blocks whose attention is for chosen queries only.
         around: None where plans act on the stream, "mlp" or "block" where they act around that branch of it.
+        AROUND: the same where nothing is said.
         chained: whether a block hands something to the next that has a gradient and is not in the tokens.
         reads_between: whether it does anything between attention and MLP.
     """
@@ -35,6 +36,7 @@ class Method:
     NAME: str
     OPTIONS: tuple[str, ...]
     NEEDED: tuple[str, ...] = ()
+    AROUND: str | None = None
     given: dict[str, Any]
     keys = False
     proportional = False

@@ -45,7 +45,7 @@ BLOCKS = {
         "segformer.SegformerLayer pvt.PvtLayer pvt_v2.PvtV2BlockLayer cvt.CvtLayer mobilevit.MobileViTTransformerLayer "
         "glpn.GLPNLayer dinat.DinatLayer poolformer.PoolFormerLayer"
     ),
-    PAIRS: "data2vec_vision.Data2VecVisionLayer wavlm.WavLMEncoderLayer seggpt.SegGptLayer",
+    PAIRS: "wavlm.WavLMEncoderLayer seggpt.SegGptLayer",
     NORMS: (
         "wav2vec2.Wav2Vec2EncoderLayer hubert.HubertEncoderLayer data2vec_audio.Data2VecAudioEncoderLayer "
         "sew.SEWEncoderLayer unispeech.UniSpeechEncoderLayer unispeech_sat.UniSpeechSatEncoderLayer"
@@ -56,7 +56,6 @@ REASONS = {
     for reason, blocks in BLOCKS.items()
     for file, name in (each.split(".") for each in blocks.split())
 } | {
-    "timm.models.beit.Block.forward": PAIRS,
     "timm.models.vision_transformer_sam.Block.forward": WINDOWS,
 }
 

@@ -1,8 +1,12 @@
-"""timm's `VisionTransformer` and `Eva`, and all that are built from them: ViT, DeiT, DINOv2, CLIP, SigLIP, EVA."""
+"""timm's `VisionTransformer` and `Eva`, and all that are built from them: ViT, DeiT, DINOv2, CLIP, SigLIP, EVA.
+
+And its `Beit` and `VisionTransformerRelPos`, whose attention has to see all tokens.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -32,7 +36,8 @@ BLOCK = Block(attention="attn", attention_end="drop_path1", norm="norm2", mlp_en
 NORM_LAST = Block(attention="attn", attention_end="drop_path1", norm="mlp", mlp_end="drop_path2", width="norm2")
 
 NAFLEX = "timm.models.naflexvit.NaFlexVit"
-NETWORKS = ("timm.models.vision_transformer.VisionTransformer", "timm.models.eva.Eva", NAFLEX)
+PAIRS = ("timm.models.beit.Beit", "timm.models.vision_transformer_relpos.VisionTransformerRelPos")
+NETWORKS = ("timm.models.vision_transformer.VisionTransformer", "timm.models.eva.Eva", NAFLEX, *PAIRS)
 HEADS = (*(f"{name}.forward_head" for name in NETWORKS), "timm.models.deit.VisionTransformerDistilled.forward_head")
 
 
@@ -81,6 +86,17 @@ def turn(attention: Any, x: Tensor, table: Tensor) -> Tensor:
     return torch.cat([x[:, :, :front], turned], dim=2)
 
 
+def keys_beside(attention: Any, x: Tensor) -> Tensor:
+    """Keys `(B,N,d)`, averaged over heads, of BEiT's attention, which takes the weights out of its projection and not
+    what that gives: there a product with the mean of the weights."""
+    heads = attention.num_heads
+    if attention.q_bias is None or attention.qkv_bias_separate:
+        keys = attention.qkv(x).chunk(3, dim=-1)[1]
+        return mean_key((keys if attention.q_bias is None else keys + attention.k_bias).unflatten(2, (heads, -1)), 2)
+    weight, bias = attention.qkv.weight.chunk(3)[1], attention.k_bias
+    return nn.functional.linear(x, weight.unflatten(0, (heads, -1)).mean(0), bias.unflatten(0, (heads, -1)).mean(0))
+
+
 def attend_chosen(
     attention: Any, q: Tensor, k: Tensor, v: Tensor, x: Tensor, plan: SelectionPlan, kwargs: dict[str, Any]
 ) -> Tensor:
@@ -97,17 +113,28 @@ ROTARY = Attention(
     "k_norm", keys, heads, attend_chosen, "attn_mask", None, ("x", "rope", "attn_mask", "is_causal"), "rope"
 )
 PARALLEL = Attention("k_norm", mean_of_heads, heads, attend_chosen, "attn_mask", None, ("x", "attn_mask", "is_causal"))
+PAIR_BIAS = Attention(
+    "k_norm", keys, heads, attend_chosen, "shared_rel_pos", None, ("x", "shared_rel_pos"), pairs=True
+)
+BEIT = replace(
+    PAIR_BIAS, keys="", mask="shared_rel_pos_bias", arguments=("x", "shared_rel_pos_bias"), beside=keys_beside
+)
 BLOCKS = {
     "timm.models.vision_transformer.Block.forward": BLOCK,
     "timm.models.eva.EvaBlock.forward": BLOCK,
     "timm.models.vision_transformer.ResPostBlock.forward": NORM_LAST,
     "timm.models.eva.EvaBlockPostNorm.forward": NORM_LAST,
+    "timm.models.beit.Block.forward": BLOCK,
+    "timm.models.vision_transformer_relpos.RelPosBlock.forward": BLOCK,
+    "timm.models.vision_transformer_relpos.ResPostRelPosBlock.forward": NORM_LAST,
     "timm.models.vision_transformer.ParallelScalingBlock.forward": Block("", "", "", "", width="in_norm", own=PARALLEL),
 }
 ATTENTIONS = {
     "timm.layers.attention.Attention.forward": PLAIN,
     "timm.layers.attention.AttentionRope.forward": ROTARY,
     "timm.models.eva.EvaAttention.forward": ROTARY,
+    "timm.models.beit.Attention.forward": BEIT,
+    "timm.models.vision_transformer_relpos.RelPosAttention.forward": PAIR_BIAS,
 }
 
 
@@ -223,6 +250,7 @@ def read(model: nn.Module, module: Any, name: str) -> Network:
         pool_name=pool_name,
         num_patches=num_patches,
         own=own_functions(module, name),
+        pairs=blocks[0][2].pairs,
     )
 
 

@@ -31,8 +31,8 @@ class Family:
     """A model whose `forward` runs the blocks, and the models around it, by their full names.
 
     Attributes:
-        networks: the classes that run the blocks; block, attention: the classes of these; of a list
-            "[FIRST.forward, SECOND.forward]".
+        networks: the classes that run the blocks; block, attention: the classes of these, of attention several with
+            spaces between; of a list "[FIRST.forward, SECOND.forward]".
         parts, how: the block's parts, and how attention works.
         blocks: where the blocks are. norm: where the last norm is; "" where the last block's output is what others get.
         prefix: tokens in front of the patches; class_token: whether the first is a class token.
@@ -46,6 +46,7 @@ class Family:
         masked: the head around that, which is given the mask of the tokens; "" if it is given none.
         loop: the module that runs lists as blocks; "" where blocks are modules of their own.
         rotary: whether attention turns queries and keys by their position.
+        pairs: whether attention may add a bias to every pair of places, so that it has to see all tokens.
     """
 
     networks: tuple[str, ...]
@@ -66,6 +67,7 @@ class Family:
     masked: str = ""
     loop: str = ""
     rotary: bool = False
+    pairs: bool = False
 
 
 class Families:
@@ -75,7 +77,7 @@ class Families:
         self.all = tuple(families)
         self.networks = {f"{name}.forward": each for each in self.all for name in each.networks}
         self.blocks = {each.block if "[" in each.block else f"{each.block}.forward": each.parts for each in self.all}
-        self.attentions = {f"{each.attention}.forward": each.how for each in self.all}
+        self.attentions = {f"{name}.forward": each.how for each in self.all for name in each.attention.split()}
         for each in self.all:
             READERS.update({f"{name}.forward": kind for name, kind in each.readers.items()})
             READERS.update({f"{name}.forward": POOLS for name in each.pools if name not in each.readers})
@@ -117,6 +119,7 @@ class Families:
             num_patches=count,
             unbiased=unbiased,
             loop=family.loop,
+            pairs=family.pairs,
         )
 
 

@@ -154,3 +154,57 @@ def test_a_mask_in_the_block_that_merges_first_is_refused(merger: str) -> None:
     with patch(model, merger, **({"r": [3, 0, 0]} if merger == "tome" else {"max_tokens": (4,)})):
         with pytest.raises(ValueError, match=r"^patch: `attn_mask` must be None .*, got a mask$"):
             model.blocks[0](torch.zeros(1, 17, 24, dtype=x.dtype), attn_mask=torch.zeros(17, 17, dtype=x.dtype))
+
+
+@pytest.mark.parametrize("change", [lambda x: x.flip(1), lambda x: x.flip(0), lambda x: x[:, [0, 1, *range(1, 13)]]])
+def test_other_tokens_of_the_same_number_between_blocks_are_said(change: Any) -> None:
+    model = vit()
+    model.blocks[1].register_forward_pre_hook(lambda module, args: (change(args[0]),))
+    with torch.no_grad(), patch(model, "tome", r=3):
+        with pytest.warns(UserWarning, match=r"^patch: block 1 of VisionTransformer is given other tokens than"):
+            model(images())
+
+
+def test_tokens_that_are_only_detached_between_blocks_are_the_same() -> None:
+    model = vit()
+    model.blocks[1].register_forward_pre_hook(lambda module, args: (args[0].detach(),))
+    with torch.no_grad(), patch(model, "tome", r=3), warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model(images())
+
+
+def test_somebody_elses_hooks_see_what_they_would_see_without_us() -> None:
+    """In front of a part ours are first and behind it last, whoever comes later."""
+    model, x, seen = vit(), images(), {}
+    with torch.no_grad(), patch(model, "tome", r=3) as handle:
+        expected = model(x)
+        block = model.blocks[0]
+        block.norm2.register_forward_pre_hook(lambda module, args: seen.update(norm=args[0]), prepend=True)
+        hook = block.drop_path2.register_forward_hook(lambda module, args, out: seen.update(mlp=out) or 3 * out)
+        block.attn.k_norm.register_forward_hook(lambda module, args, out: seen.update(keys=out))
+        tripled = model(x)
+        assert [seen["norm"].shape[1], seen["mlp"].shape[1], seen["keys"].shape[2]] == [14, 14, 17]
+        hook.remove()
+        assert torch.equal(model(x), expected) and not torch.equal(tripled, expected)
+        handle.remove()
+        assert not seen["norm"].isnan().any() and len(block.norm2._forward_pre_hooks) == 1
+
+
+def test_a_head_that_is_put_on_the_instance_after_the_patch_is_refused() -> None:
+    model, x = vit(), images()
+    with torch.no_grad(), patch(model, "tome", r=3) as handle:
+        model.forward_head = lambda tokens, pre_logits=False: model.head(tokens.mean(1))
+        with pytest.raises(
+            RuntimeError, match=r"^patch: `forward_head` of VisionTransformer must be that of its class"
+        ):
+            model(x)
+        handle.r = 0
+        assert model(x).shape == (2, 5)
+
+
+def test_a_patched_model_cannot_be_scripted() -> None:
+    model = vit()
+    with patch(model, "tome", r=3), pytest.raises(RuntimeError, match=r"^patch: a patched model cannot be scripted"):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # PyTorch's, of scripts as such
+            torch.jit.script(model)

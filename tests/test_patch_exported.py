@@ -109,4 +109,4 @@ def test_adapters_around_a_patched_model_do_not_save_its_parameters(merger: str)
         wrapped(images())
     said = [str(each.message) for each in caught if str(each.message).startswith("patch:")]
     assert len(said) == (merger == "ltm")
-    assert all("of 'ltm' and are frozen will not be saved by `save_pretrained`" in each for each in said)
+    assert all("of 'ltm' are frozen and will not be saved by `save_pretrained`" in each for each in said)

@@ -15,6 +15,7 @@ pytest.importorskip("transformers")
 import hf_models  # noqa: E402
 import other_models  # noqa: E402
 from check import Wrong, check, same, shaken  # noqa: E402
+from oracle import ToMe, hooked  # noqa: E402
 
 from tokenmerge.backends.torch import patch  # noqa: E402
 from tokenmerge.backends.torch.patching import handle  # noqa: E402
@@ -95,3 +96,28 @@ def test_lists_that_are_blocks_are_copied_and_taken_off(again: Any) -> None:
         handle(other).remove()
         assert torch.equal(other(x), before)
         assert type(model.transformer.layers[0]) is torch.nn.ModuleList
+
+
+class Adapter(torch.nn.Module):
+    """What PEFT puts in the place of a linear layer: whoever takes the weights out of it leaves the rest out."""
+
+    def __init__(self, base: Any) -> None:
+        super().__init__()
+        self.base_layer, self.more = base, torch.nn.Linear(base.in_features, base.out_features, bias=False).double()
+        self.weight, self.bias = base.weight, base.bias
+
+    def forward(self, x: Any) -> Any:
+        return self.base_layer(x) + self.more(x)
+
+
+def test_an_adapter_that_the_model_does_not_run_is_not_run() -> None:
+    pytest.importorskip("torchvision")
+    case = other_models.CASES["torchvision VisionTransformer"]
+    model, x = shaken(case.build()), case.inputs()["x"]
+    for block in model.encoder.layers:
+        block.self_attention.out_proj = Adapter(block.self_attention.out_proj)
+    with torch.no_grad():
+        with patch(model, "tome", r=3):
+            got = model(x)
+        with hooked(ToMe(other_models.blocks_of(model), 3, 1)):
+            same(got, model(x), float(torch.finfo(torch.float64).eps))

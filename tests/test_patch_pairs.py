@@ -1,4 +1,4 @@
-"""Attention with a bias of pairs of places (BEiT, Data2Vec, relative positions) sees all tokens: plans act around MLPs."""
+"""Attention that adds a bias to pairs of places (BEiT, Data2Vec, relative positions) sees all tokens."""
 
 from __future__ import annotations
 

@@ -214,3 +214,38 @@ def test_a_decoder_does_not_attend_to_padding(wrapper: Any) -> None:
     with torch.no_grad(), patch(inner.encoder, "ats", max_tokens=(12, 8)):
         with pytest.raises(RuntimeError, match=r"^patch: VisionEncoderDecoderModel attends to all tokens"):
             model(pixel_values=images(), decoder_input_ids=ids)
+
+
+def depth_pro() -> Any:
+    """Two or three networks, each with a reader that takes the root of the number of tokens for a side."""
+    tower = hf.Dinov2Config(**HF, mlp_ratio=2)
+    sizes = {"patch_size": 32, "fusion_hidden_size": 8, "intermediate_hook_ids": [2, 1], "merge_padding_value": 1}
+    sizes |= {"intermediate_feature_dims": [8, 8], "scaled_images_feature_dims": [8, 8], "num_fov_head_layers": 0}
+    sizes |= {"scaled_images_ratios": [0.5, 1], "scaled_images_overlap_ratios": [0.0, 0.5], "use_fov_model": True}
+    towers = {f"{name}_model_config": tower for name in ("image", "patch", "fov")}
+    return shaken(hf.DepthProForDepthEstimation(hf.DepthProConfig(**sizes, **towers)))
+
+
+def test_every_part_of_depth_pro_lays_tokens_out_on_a_grid() -> None:
+    from hf_models import blocks_of
+    from oracle import ToMe
+
+    model, x = depth_pro(), images(1, 64)
+    encoder = model.depth_pro.encoder
+    parts = [encoder.patch_encoder, encoder.image_encoder, model.fov_model.fov_encoder]
+    with pytest.raises(CannotPatch, match=r"exactly one network .*, got 3 \(.*\): patch each of them$"):
+        patch(model, "tome", r=3, restore=True)
+    for part in parts:
+        with pytest.raises(CannotPatch, match=rf"not need its tokens on the grid, got {type(part).__name__}"):
+            patch(part, "tome", r=3)
+        said = pytest.raises(RuntimeError, match=r"^patch: DepthPro\w+Encoder lays tokens out on a grid")
+        with torch.no_grad(), patch(part.model, "tome", r=3), said:
+            part(x)
+    with torch.no_grad():
+        handles = [patch(part, "tome", r=3, restore=True) for part in parts]
+        got = model(x).predicted_depth
+        for handle in handles:
+            handle.remove()
+        for part in parts:
+            ToMe(blocks_of(part), 3, 1)
+        assert near(got, model(x).predicted_depth, model)

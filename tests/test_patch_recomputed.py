@@ -112,7 +112,16 @@ def test_nothing_is_remembered_when_the_graph_is_gone() -> None:
     handle = patch(model, "tome", r=3)
     model(images()).sum().backward()
     model(images()).sum().backward()
-    assert sum(ref() is not None for kept in handle._patch.memory._blocks.values() for ref, _ in kept) == 0
+    kept = [tokens for of_block in handle._patch.memory._blocks.values() for tokens, _ in of_block]
+    assert len(kept) == 3 and not any(tokens.are_alive() for tokens in kept)
+
+
+def test_the_same_tokens_are_remembered_once() -> None:
+    model, x = vit(), torch.randn(2, 17, 24, dtype=torch.float64)
+    handle = patch(model, "tome", r=3)
+    for _ in range(3):
+        model.blocks(x)
+    assert len(handle._patch.memory._blocks[0]) == 1
     with torch.no_grad():
         before = {index: len(kept) for index, kept in handle._patch.memory._blocks.items()}
         model(images())

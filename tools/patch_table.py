@@ -35,7 +35,7 @@ same to the last bit. ATS is compared where a model has a class token.
 |---|---|
 | accepted | with `patch(model, "tome", r=...)` it gives what the independent computation gives |
 | restored | the same with `restore=True`: somebody around it needs all tokens; "why" is what is said without |
-| around | with `around="mlp"` it gives what the independent computation gives: the model as it is, whose MLPs are given the means; "why" is what is said of merging the stream |
+| around | the same with `around="mlp"`, where only the MLPs are given means; "why" is what is said of any other place |
 | refused | what is under "why", and the model is as it was |
 """
 

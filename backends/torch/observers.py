@@ -59,6 +59,27 @@ def _compiled_callers() -> list[nn.Module]:
     return found
 
 
+def in_step(wrapper: nn.Module) -> set[int]:
+    """What a wrapper keeps the same in all processes, by `id`: parameters, or the modules that they are of."""
+    found: set[int] = set()
+    for module in wrapper.modules():
+        state = _state_of(module)
+        for of_ddp in (module, getattr(state, "_ddp", None)):
+            found |= {id(value) for value in getattr(of_ddp, "_module_parameters", ())}
+        flat: Any = getattr(getattr(module, "_handle", None), "flat_param", None)
+        found |= {id(info.module) for info in getattr(flat, "_param_infos", ())}
+        groups = getattr(state, "_fsdp_param_groups", None) or [getattr(state, "_fsdp_param_group", None)]
+        found |= {id(value._module_info.module) for group in groups if group for value in group.fsdp_params}
+    return found
+
+
+def _state_of(module: nn.Module) -> Any:
+    """What `fully_shard` or `replicate` keeps of a module, whose class they change; None if there is nothing."""
+    if "torch.distributed._composable_state" not in sys.modules:
+        return None
+    return sys.modules["torch.distributed._composable_state"]._get_module_state(module)
+
+
 def warn(text: str) -> None:
     """A warning that points at the caller's line, the first outside of the libraries."""
     frame: FrameType | None = sys._getframe(1)

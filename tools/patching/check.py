@@ -16,6 +16,7 @@ from tokenmerge.backends.torch.patching import CannotPatch, Handle
 
 Tensor = torch.Tensor
 R = (3, -0.5)
+OPTIONS: dict[str, dict[str, Any]] = {"restored": {"restore": True}, "around": {"around": "mlp"}}
 
 
 class Wrong(Exception):
@@ -118,7 +119,7 @@ def check(
         if found.outcome == "refused":
             found = _around(model, run, blocks, prefix, epsilon, found)
         if found.outcome != "refused":
-            options: dict[str, Any] = {"restored": {"restore": True}, "around": {"around": "mlp"}}.get(found.outcome, {})
+            options = OPTIONS.get(found.outcome, {})
             _nothing_to_merge(model, run, before, options)
             ats = () if options else _ats(model, run, blocks, prefix, epsilon)
             found = Found(found.outcome, found.sentence, (*found.compared, *ats))

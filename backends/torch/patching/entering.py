@@ -6,6 +6,7 @@ import torch
 
 from tokenmerge.backends.torch import observers
 from tokenmerge.backends.torch.patching.hook import Patch
+from tokenmerge.backends.torch.patching.recompute import Tokens
 from tokenmerge.backends.torch.patching.state import Call
 
 Tensor = torch.Tensor
@@ -133,8 +134,24 @@ def _check(patch: Patch, call: Call, name: str, x: Tensor) -> None:
             f"patch: {name} must be given the {call.size.shape[0]} images that the block before it returned, got "
             f"{x.shape[0]}"
         )
-    if patch.restore and call.given is not None and call.given() is not x:
+    given = None if call.given is None else call.given()
+    if given is x or call.given is None:
+        return
+    if not patch.restore and not _are_copies(given, x):
+        patch.say(
+            f"{name} is given other tokens than the block before it returned; they are taken to be the same ones in "
+            "the same order, as large as before",
+            about="tokens between blocks",
+        )
+    if patch.restore:
         raise RuntimeError(
             f"patch: {name} must be given what the block before it returned where tokens are restored, got something "
             "else"
         )
+
+
+def _are_copies(given: Tensor | None, x: Tensor) -> bool:
+    """Whether tokens are those that somebody has only detached, or cast or moved as wrappers do."""
+    if given is None:
+        return False
+    return given.dtype != x.dtype or given.device != x.device or Tokens(given).are(x)

@@ -346,6 +346,8 @@ READERS |= _all(
 # through a Q-Former, whose cross attention counts no sizes
 READERS |= _all(DECODES, "blip_2.Blip2 instructblip.InstructBlip blip.Blip")
 READERS["transformers.models.blip.modeling_blip.BlipModel.forward"] = CLASS
+for _part_ in ("Patch", "Image", "Fov"):
+    READERS[f"transformers.models.depth_pro.modeling_depth_pro.DepthPro{_part_}Encoder.forward"] = GRID
 _FILES = "depth_anything.DepthAnything prompt_depth_anything.PromptDepthAnything zoedepth.ZoeDepth depth_pro.DepthPro"
 for _file_, _name_ in (each.split(".") for each in _FILES.split()):
     READERS[f"transformers.models.{_file_}.modeling_{_file_}.{_name_}ForDepthEstimation.forward"] = GRID

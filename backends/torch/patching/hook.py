@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from tokenmerge.backends.torch.patching.method import Method
 
 
+FORGOTTEN = ("thread", "memory", "said", "looked_at")  # by a copy
+
+
 class Patch:
     """What all hooks of one patched model share.
 
@@ -21,7 +24,7 @@ class Patch:
         name: the network, for sentences.
         restore: whether everybody outside of the blocks sees all tokens. learned: whether mergers have parameters.
         thread: the calls of each thread; memory: what a backward pass needs; a copy of the model begins with none.
-        said: the warnings that were given.
+        said: the warnings that were given; looked_at: the callers that were asked what they do with parameters.
     """
 
     def __init__(self, method: Method, depth: int, prefix: int, name: str = "", restore: bool = False) -> None:
@@ -32,10 +35,11 @@ class Patch:
     def _forget(self) -> None:
         self.thread, self.memory = Thread(), Memory()
         self.said: set[str] = set()
+        self.looked_at: weakref.WeakSet[Any] = weakref.WeakSet()
         PATCHES[id(self)] = self
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name not in ("thread", "memory", "said")}
+        return {name: value for name, value in self.__dict__.items() if name not in FORGOTTEN}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)

@@ -60,7 +60,7 @@ def marked(
     """The subclass of a class whose instances do something else in some methods, if they have a role of this kind."""
     names = {name: _method(name, forward if forward and name == "forward" else getattr(base, name)) for name in methods}
     own: dict[str, Any] = {"__module__": base.__module__, "__qualname__": base.__qualname__, "__doc__": base.__doc__}
-    own |= {BASE: base, KIND: (kind, forward), "__reduce_ex__": _reduce} | names
+    own |= {BASE: base, KIND: (kind, forward), "__reduce_ex__": _reduce, "__prepare_scriptable__": _script} | names
     return type(base.__name__, (base,), own)
 
 
@@ -75,6 +75,13 @@ def _method(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
     own: Any = method
     own.__code__ = own.__code__.replace(co_name=name)  # code of its own, because a compiler counts by it
     return own
+
+
+def _script(self: Any) -> Any:
+    """What TorchScript asks for before it reads a module."""
+    if role_of(self) is not None:
+        raise RuntimeError("patch: a patched model cannot be scripted: use torch.jit.trace or torch.export")
+    return self
 
 
 def _reduce(self: Any, protocol: Any) -> Any:

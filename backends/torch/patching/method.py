@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from tokenmerge.backends.torch.patching.families import Attention, Network
+from tokenmerge.backends.torch.patching.families import Attention, CannotPatch, Network
 from tokenmerge.backends.torch.patching.state import Call
 from tokenmerge.backends.torch.plan import Plan
 from tokenmerge.spec.shared.arguments import check_choice, check_integer
@@ -130,6 +130,15 @@ def check_prefix(protected: Any, network: Network) -> int:
 
 
 def placed(merger: Merger, block: nn.Module) -> Merger:
-    """A new merger with the device, dtype and mode of the block that it goes into."""
-    like = next(block.parameters())
+    """A new merger with the device, dtype and mode of the block that it goes into.
+
+    Raises:
+        CannotPatch: somebody around the block holds its parameters.
+    """
+    like = next(block.parameters(), None)
+    if like is None:
+        raise CannotPatch(
+            f"patch: `model` must have parameters in its blocks, to put a merger beside them, got "
+            f"{type(block).__name__} without (FSDP that keeps them all in one hides them: patch, and wrap that)"
+        )
     return merger.to(device=like.device, dtype=like.dtype).train(block.training)

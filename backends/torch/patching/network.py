@@ -131,7 +131,7 @@ class NetworkRole(PoolsInParts):
             raise
         finally:
             del thread.stack[depth:]
-        self._end(name, call, output)
+        self._end(name, module, call, output)
         if self.patch.learned and not observers.is_compiling():
             look_at_wrappers(self.patch, module)
         return output
@@ -161,8 +161,14 @@ class NetworkRole(PoolsInParts):
             "must be given restored ones (patch with restore=True, or `unmerge` what `forward_features` gives)"
         )
 
-    def _end(self, name: str, call: Call, output: Any) -> None:
+    def _end(self, name: str, module: nn.Module, call: Call, output: Any) -> None:
         patch = self.patch
+        own = [each for each in ("forward_head", self.pool_name) if callable(module.__dict__.get(each))]
+        if own and name == "forward" and self._shrunk(call):
+            raise RuntimeError(
+                f"patch: `{own[0]}` of {patch.name} must be that of its class, whose way to read tokens is known, got "
+                "another on the instance (patch with restore=True, which gives it all tokens)"
+            )
         if len(call.plans) < patch.depth:
             patch.thread.last.keep(call)  # it has stopped early: what is older must not be taken for it
             if name in ("forward", "forward_features"):

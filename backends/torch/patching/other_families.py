@@ -43,9 +43,10 @@ def attend_multihead(
     plan: SelectionPlan | None,
     kwargs: dict[str, Any],
 ) -> tuple[Tensor, None]:
-    """The rest of the module, for the chosen queries: `(B,P,C)`."""
-    dropout = attention.dropout if attention.training else 0.0
-    return attention.out_proj(attend(q, k, v, kwargs.get("attn_mask"), dropout, None)), None
+    """The rest of the module, for the chosen queries: `(B,P,C)`. As the module itself does, it takes the weights out of
+    the last part, whatever somebody has put around them."""
+    seen = attend(q, k, v, kwargs.get("attn_mask"), attention.dropout if attention.training else 0.0, None)
+    return nn.functional.linear(seen, attention.out_proj.weight, attention.out_proj.bias), None
 
 
 def multihead_fits(attention: nn.MultiheadAttention) -> str:

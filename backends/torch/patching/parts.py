@@ -100,20 +100,32 @@ def holds_parts(block: nn.Module, role: BlockRole) -> bool:
                 part = part._modules.get(each)
                 if part is None:
                     return False
-            if name not in part.__dict__[where]:
+            hooks = part.__dict__[where]
+            if name not in hooks or (len(hooks) > 1 and not is_placed(hooks, where, name)):
                 return False
         return True
     for path, kind in parts_of(role):
-        if kind.name not in getattr(block.get_submodule(path), kind.where):
+        hooks = getattr(block.get_submodule(path), kind.where)
+        if kind.name not in hooks or not is_placed(hooks, kind.where, kind.name):
             return False
     return True
+
+
+def is_placed(hooks: Any, where: str, name: str) -> bool:
+    """Whether a hook is where no other one sees what is not merged yet, or a zero that stands for something else; only
+    ours, of which a part may have two, have names and no numbers."""
+    names = list(hooks)
+    at = names.index(name)
+    return all(isinstance(each, str) for each in (names[:at] if where == BEFORE else names[at + 1 :]))
 
 
 def hook_parts(block: nn.Module, role: BlockRole) -> None:
     """Put the hooks on the parts that lack them. A part that is around one with a hook takes it over."""
     for path, kind in parts_of(role):
         part = block.get_submodule(path)
-        if kind.name not in getattr(part, kind.where):
+        if kind.name in getattr(part, kind.where):
+            place(getattr(part, kind.where), kind.where, kind.name)
+        else:
             for inner in part.modules():
                 unhook(inner, kind.name, role.patch)
             hook = kind(role.patch, role.of_attention.metric) if kind is Keys else kind(role.patch)
@@ -124,10 +136,14 @@ def hook_part(part: nn.Module, hook: Any, kwargs: bool = False) -> None:
     """Put a hook on a module, under the hook's own name."""
     hooks = getattr(part, hook.where)
     hooks[hook.name] = hook
-    if hook.where == BEFORE:
-        hooks.move_to_end(hook.name, last=False)  # first of all, where others would see what is not merged yet
+    place(hooks, hook.where, hook.name)
     if kwargs:
         getattr(part, f"{hook.where}_with_kwargs")[hook.name] = True
+
+
+def place(hooks: Any, where: str, name: str) -> None:
+    """Our hook in front of a part is the first, and behind it the last, whoever comes later."""
+    hooks.move_to_end(name, last=where == AFTER)
 
 
 def unhook(module: nn.Module, name: str | None, patch: Patch) -> None:

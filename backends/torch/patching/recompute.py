@@ -1,7 +1,8 @@
 """Blocks that run again in a backward pass: a checkpoint keeps what went into a block and not what it made.
 
-A block is found again by the tokens that went in. They are not kept alive: a checkpoint does that, for as long as its
-backward pass can come.
+A block is found again by the tokens that went in, or by where their numbers are: FSDP gives a block another tensor of
+the same numbers than the one that a checkpoint around it keeps. They are not kept alive: a checkpoint does that, for as
+long as its backward pass can come.
 """
 
 from __future__ import annotations
@@ -11,17 +12,39 @@ import weakref
 from typing import Any
 
 import torch
+from torch.multiprocessing.reductions import StorageWeakRef
 
 from tokenmerge.backends.torch.patching.state import Call
 
 Tensor = torch.Tensor
 
 
+class Tokens:
+    """Tokens to be known again."""
+
+    def __init__(self, x: Tensor) -> None:
+        self._tensor, self._shape, self._device = weakref.ref(x), x.shape, x.device
+        self._storage: Any = None
+        if type(x) in (Tensor, torch.nn.Parameter) and not torch._C._functorch.is_functorch_wrapped_tensor(x):
+            self._storage, self._begin = StorageWeakRef(x.untyped_storage()), x.data_ptr()
+
+    def are_alive(self) -> bool:
+        """Whether somebody keeps them."""
+        return self._tensor() is not None or not (self._storage is None or self._storage.expired())
+
+    def are(self, x: Tensor) -> bool:
+        """Whether these are they, or the same numbers at the same place: a checkpoint detaches what it has kept."""
+        if self._tensor() is x:
+            return True
+        there = self._storage is not None and not self._storage.expired()
+        return there and x.shape == self._shape and x.device == self._device and x.data_ptr() == self._begin
+
+
 class Memory:
     """For every block the tokens that went into it, with the call that they were of."""
 
     def __init__(self) -> None:
-        self._blocks: dict[int, list[tuple[weakref.ref[Tensor], Call]]] = {}
+        self._blocks: dict[int, list[tuple[Tokens, Call]]] = {}
         self._lock = threading.Lock()  # backward passes of several devices run in several threads
 
     def keep(self, index: int, x: Tensor, call: Call) -> None:
@@ -29,8 +52,9 @@ class Memory:
         if not (torch.is_grad_enabled() or x.requires_grad):
             return
         with self._lock:
-            known = [(tokens, of) for tokens, of in self._blocks.get(index, ()) if tokens() is not None]
-            self._blocks[index] = [*known, (weakref.ref(x), call)]
+            before = self._blocks.get(index, ())
+            known = [(tokens, of) for tokens, of in before if tokens.are_alive() and not tokens.are(x)]
+            self._blocks[index] = [*known, (Tokens(x), call)]
 
     def again(self, index: int, x: Tensor, learned: bool, restored: bool) -> Call | None:
         """The call of a block that runs again, as it was when that began; None if nobody remembers the tokens.
@@ -40,9 +64,8 @@ class Memory:
         """
         with self._lock:
             known = list(self._blocks.get(index, ()))
-        for reference, call in reversed(known):
-            tokens = reference()
-            if tokens is not None and (tokens is x or same(tokens, x)):
+        for tokens, call in reversed(known):
+            if tokens.are(x):
                 if learned or restored:
                     raise RuntimeError(
                         "patch: gradient checkpointing must be off in a patched model "
@@ -57,8 +80,3 @@ class Memory:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__()  # type: ignore[misc]
-
-
-def same(a: Tensor, b: Tensor) -> bool:
-    """Whether two tensors are the same numbers at the same place: a checkpoint detaches what it has kept."""
-    return a.shape == b.shape and a.data_ptr() == b.data_ptr() and a.device == b.device

@@ -113,9 +113,7 @@ ROTARY = Attention(
     "k_norm", keys, heads, attend_chosen, "attn_mask", None, ("x", "rope", "attn_mask", "is_causal"), "rope"
 )
 PARALLEL = Attention("k_norm", mean_of_heads, heads, attend_chosen, "attn_mask", None, ("x", "attn_mask", "is_causal"))
-PAIR_BIAS = Attention(
-    "k_norm", keys, heads, attend_chosen, "shared_rel_pos", None, ("x", "shared_rel_pos"), pairs=True
-)
+PAIR_BIAS = Attention("k_norm", keys, heads, attend_chosen, "shared_rel_pos", None, ("x", "shared_rel_pos"), pairs=True)
 BEIT = replace(
     PAIR_BIAS, keys="", mask="shared_rel_pos_bias", arguments=("x", "shared_rel_pos_bias"), beside=keys_beside
 )

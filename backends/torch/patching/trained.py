@@ -11,7 +11,7 @@ from tokenmerge.backends.torch.patching.families import Network
 from tokenmerge.backends.torch.patching.hook import Patch
 from tokenmerge.backends.torch.patching.method import Method
 
-AVERAGED = ("torch.nn.parallel.distributed", "torch.distributed.fsdp")
+AVERAGED = ("torch.nn.parallel.distributed", "torch.distributed.fsdp", "torch.distributed._composable")
 
 
 def check_training(model: nn.Module, network: Network, method: Method) -> bool:
@@ -30,32 +30,42 @@ def look_at_wrappers(patch: Patch, network: nn.Module) -> None:
     """Warn, once, of the same at the time of a call: of wrappers around a model that was patched inside of them."""
     if "training" in patch.said:
         return
-    learned = [value for name, value in network.named_parameters() if ".merger." in name]
+    learned = [module for name, module in network.named_modules() if name.endswith(".merger")]
     for module in observers.callers():
+        if module in patch.looked_at:
+            continue
+        patch.looked_at.add(module)
         text = matter(patch.method.NAME, module, learned)
         if text:
             patch.say(text, about="training")
 
 
-def matter(name: str, module: Any, learned: list[nn.Parameter]) -> str:
+def matter(name: str, module: Any, learned: list[nn.Module]) -> str:
     """What a wrapper will not do with the parameters of a merger; "" if there is nothing to say.
 
     Args:
-        learned: those parameters; a wrapper that was made after them knows them. [] if it was made before.
+        learned: the mergers; a wrapper that was made after them knows them. [] if it was made before.
     """
     kind = f"{type(module).__module__}.{type(module).__name__}"
     if kind.startswith(AVERAGED):
-        known = {id(value) for value in getattr(module, "_module_parameters", [])}
-        if learned and all(id(value) in known for value in learned):
+        known = observers.in_step(module) if learned else set()
+        if learned and all(_all_in(each, known) for each in learned):
             return ""
         return (
             f"the parameters of {name!r} will not be averaged between processes, because {type(module).__name__} was "
             "made before: patch what is inside, and wrap that"
         )
     if kind.startswith("peft.") and hasattr(module, "peft_config"):
-        frozen = " and are frozen" if learned and not any(value.requires_grad for value in learned) else ""
+        trains = any(value.requires_grad for each in learned for value in each.parameters())
+        frozen = "are frozen and " if learned and not trains else ""
         return (
-            f"the parameters of {name!r}{frozen} will not be saved by `save_pretrained` of {type(module).__name__}, "
+            f"the parameters of {name!r} {frozen}will not be saved by `save_pretrained` of {type(module).__name__}, "
             "which saves adapters only: save `state_dict()` of the mergers as well"
         )
     return ""
+
+
+def _all_in(merger: nn.Module, known: set[int]) -> bool:
+    """Whether all parameters of a merger are among those, or the parts that have them."""
+    parts = [part for part in merger.modules() if part._parameters]
+    return all(id(part) in known or all(id(value) in known for value in part.parameters(False)) for part in parts)

@@ -13,9 +13,7 @@ from torch import nn
 INSIDE = ("torch", "timm", "transformers", "tokenmerge")  # packages that a warning does not point at
 
 
-def is_compiling() -> bool:
-    """Whether the compiler, or `torch.export`, is reading this."""
-    return torch.compiler.is_compiling()
+is_compiling = torch.compiler.is_compiling  # whether the compiler, or `torch.export`, is reading this
 
 
 def in_backward() -> bool:

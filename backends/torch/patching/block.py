@@ -47,6 +47,7 @@ class BlockRole(Role):
         self.kind = index + 1
         self.inner = None if parts.own is None else AttentionRole(patch, index, name, attention, False)
         self.wanted = tuple((tuple(path.split(".")), kind.where, kind.name) for path, kind in parts_of(self))
+        self.to_attention = tuple(parts.attention.split(".")) if parts.own is None else ()
 
     def run(self, name: str, module: Any, original: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> Any:
         self._look_at_parts(module)
@@ -87,7 +88,12 @@ class BlockRole(Role):
             if observers.is_compiling():
                 raise RuntimeError(f"patch: `model` must be patched again, got {self.name} with parts that are new")
             hook_parts(module, self)
-        inner = module if self.inner is not None else part_of(module, self.parts.attention)
+        inner: Any = module
+        if observers.is_compiling():
+            inner = module if self.inner is not None else part_of(module, self.parts.attention)
+        else:  # the same, not by `getattr`, which is slow in a module
+            for each in self.to_attention:
+                inner = inner._modules[each]
         if role_of(inner) is None:
             raise RuntimeError(
                 f"patch: `model` must be patched again, got {self.name}.{self.parts.attention} "

@@ -22,8 +22,21 @@ def call_of(patch: Patch, index: int, name: str, x: Tensor) -> Call | None:
     call = patch.thread.call()
     if call is not None and call.inside:
         return None if index else _begin(patch)
-    call = _waiting_for(patch, x)
-    if call is None and observers.in_backward():
+    compiling = observers.is_compiling()
+    again = not compiling and observers.in_backward()
+    if call is None or call.by_block or again or len(call.plans) != index:  # otherwise the network runs its next block
+        call = _found(patch, index, name, x, compiling, again)
+        if call is None:
+            return None
+    _check(patch, call, name, x)
+    if not compiling and call.known is None:
+        patch.memory.keep(index, x, call)
+    return call
+
+
+def _found(patch: Patch, index: int, name: str, x: Tensor, compiling: bool, again: bool) -> Call | None:
+    call = None if compiling else _waiting_for(patch, x)
+    if call is None and again:
         call = _again(patch, index, name, x)
     if call is None:
         call = _next(patch, index, name)
@@ -37,16 +50,11 @@ def call_of(patch: Patch, index: int, name: str, x: Tensor) -> Call | None:
             f"{len(call.plans) - 1}"
         )
     _skip(patch, call, index, name)
-    _check(patch, call, name, x)
-    if not observers.is_compiling() and call.known is None:
-        patch.memory.keep(index, x, call)
     return call
 
 
 def _waiting_for(patch: Patch, x: Tensor) -> Call | None:
     """The call whose last block returned these very tokens."""
-    if observers.is_compiling():
-        return None
     for call in patch.thread.between_blocks():
         if call.given is not None and call.given() is x:
             patch.thread.innermost(call)
@@ -108,9 +116,7 @@ def _skip(patch: Patch, call: Call, index: int, name: str) -> None:
     """Blocks that did not run have no plan."""
     missing = range(len(call.plans), index)
     for _ in missing:
-        call.plans.append(None)
-        call.sizes.append(None)
-        call.before.append((call.size, call.mask, call.replaced))
+        call.next_plan()
         call.counts.append(call.counts[-1] if call.counts else 0)
     if missing:
         patch.say(

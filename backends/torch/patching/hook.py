@@ -47,8 +47,8 @@ class Patch:
 
     def running(self) -> Call | None:
         """The innermost call, if it is inside a block."""
-        call = self.thread.call()
-        return call if call is not None and call.inside else None
+        stack = self.thread.stack  # every hook asks: without a function call
+        return stack[-1] if stack and stack[-1].inside else None
 
     def say(self, text: str, about: str = "") -> None:
         """Warn, once of each thing; while a compiler reads this as well."""

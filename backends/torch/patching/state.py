@@ -67,6 +67,8 @@ class Call:
         self.known: tuple[Call, int] | None = None
         self.real: Tensor | None = None
         self.given: weakref.ref[Tensor] | None = None  # what the last block returned
+        self.removal: int | None = None  # tokens that the running block removes, once it is known
+        self._merged_before = False
         self._table: Tensor | None = None
         self._merged_table: Tensor | None = None
         self._merges_in_table = 0
@@ -75,7 +77,9 @@ class Call:
     @property
     def merged_any(self) -> bool:
         """Whether the tokens no longer are those that came in."""
-        return not self.around and any(plan is not None for plan in self.plans)
+        if self.around:
+            return False
+        return self._merged_before or (bool(self.plans) and self.plans[-1] is not None)
 
     @property
     def known_plan(self) -> Plan | None:
@@ -88,7 +92,12 @@ class Call:
             self.num_tokens_in = x.shape[1]
             self._place_mask(x)
         self.started = self.inside = True
-        self.block, self.parts = block, parts
+        self.block, self.parts, self.removal = block, parts, None
+        self.next_plan()
+
+    def next_plan(self) -> None:
+        """The next block has none yet."""
+        self._merged_before = self._merged_before or (bool(self.plans) and self.plans[-1] is not None)
         self.plans.append(None)
         self.sizes.append(None)
         self.before.append((self.size, self.mask, self.replaced))
@@ -123,6 +132,7 @@ class Call:
         call.started, call.num_tokens_in, call.known = True, self.num_tokens_in, (self, index)
         call.plans, call.sizes, call.counts = self.plans[:index], self.sizes[:index], self.counts[:index]
         call.before = self.before[:index]
+        call._merged_before = any(plan is not None for plan in call.plans)
         call.own_mask, call.real = self.own_mask, self.real
         call.size, call.mask, call.replaced = self.before[index]
         return call

@@ -122,10 +122,16 @@ class ToMePatch(Method):
         return max(-(-(free - wanted) // blocks), free - wanted * 2 ** (blocks - 1), 0)
 
     def expects(self, call: Call, num_tokens: int) -> bool:
-        return self.reads_between and self.removed(num_tokens, len(call.plans) - 1) > 0
+        return self.reads_between and self._removal(call, num_tokens) > 0
+
+    def _removal(self, call: Call, num_tokens: int) -> int:
+        """What the running block removes; its hooks ask four times."""
+        if call.removal is None:
+            call.removal = self.removed(num_tokens, len(call.plans) - 1)
+        return call.removal
 
     def between(self, call: Call, x: Tensor) -> Tensor | None:
-        r = self.removed(x.shape[1], len(call.plans) - 1)
+        r = self._removal(call, x.shape[1])
         if r == 0:
             return None
         if call.keys is None:

@@ -112,10 +112,7 @@ def plan(
     b, others = value.shape[0], max(n - 1, 0)
     slots = min(1, n) + min(max_tokens, others)
     if exporting() and others and noise is None and sampling == "inverse_transform":
-        significance = _significance(attn.detach(), value.detach(), score)
-        points = _midpoints(max_tokens, significance) if uniforms is None else uniforms.detach()
-        indices, filled = exported.nearest(significance, mask, points.to(significance.dtype), slots)
-        return SelectionPlan.trusted(indices, filled, n)
+        return exported_plan(attn, value, max_tokens, score, mask, uniforms)
     chosen = value.new_ones((b, n), dtype=torch.bool)
     if others:
         significance = scores(attn.detach(), value.detach(), score=score, mask=mask)
@@ -133,6 +130,24 @@ def plan(
     indices = torch.where(filled, true_first(chosen)[:, :slots], 0)
     if mask is not None:
         filled = filled & ((slot > 0) | mask[:, :1])
+    return SelectionPlan.trusted(indices, filled, n)
+
+
+def exported_plan(
+    attn: Tensor,
+    value: Tensor,
+    max_tokens: int,
+    score: str,
+    mask: Tensor | None,
+    uniforms: Tensor | None = None,
+    front: int = 1,
+) -> SelectionPlan:
+    """`plan` as `torch.export` looks at it; the tokens in front behind the class token are kept, and not scored."""
+    significance = _significance(attn.detach(), value.detach(), score)
+    points = _midpoints(max_tokens, significance) if uniforms is None else uniforms.detach()
+    n = significance.shape[1]
+    slots = front + min(max_tokens, n - front)
+    indices, filled = exported.nearest(significance, mask, points.to(significance.dtype), slots, front)
     return SelectionPlan.trusted(indices, filled, n)
 
 

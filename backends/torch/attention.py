@@ -36,11 +36,24 @@ def attention_weights(
     logits = matmul(query, key.to(work).transpose(2, 3))
     if size is not None:
         logits = logits + safe_log(size.to(work))[:, None, None, :]  # log 0 = -inf: not attended to
-    if mask is not None and size is None and exporting():
-        return exported.softmax(logits, mask[:, None, None, :])
     if mask is not None:
         logits = torch.where(mask[:, None, None, :], logits, -torch.inf)
     return softmax(logits)
+
+
+def class_row(query: Tensor, key: Tensor, *, size: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+    """What the first token attends to, `(B,H,N)`: `attention_weights` of the first of the queries `(B,H,N,d)`.
+
+    It is what ATS reads, which looks at no masked token.
+
+    >>> class_row(torch.zeros(1, 1, 2, 1), torch.ones(1, 1, 2, 1)).tolist()
+    [[[0.5, 0.5]]]
+    """
+    if size is None and exporting():
+        check.attention(query, key, size, mask, None)
+        work = working_dtype(query, key)
+        return exported.class_row(query.to(work), key.to(work), mask)
+    return attention_weights(query[:, :, :1], key, size=size, mask=mask)[:, :, 0]
 
 
 def attention(

@@ -62,22 +62,32 @@ def true_first(flags: Tensor) -> Tensor:
     return torch.where(flags, later + n, later).topk(n, dim=-1).indices
 
 
-def softmax(logits: Tensor, mask: Tensor) -> Tensor:
-    """Softmax over the last axis of what a mask leaves; a row without any becomes zero.
-
-    >>> softmax(torch.zeros(1, 2), torch.tensor([[True, False], [False, False]])).tolist()
-    [[1.0, 0.0], [0.0, 0.0]]
-    """
-    lowest = torch.finfo(logits.dtype).min  # and not -inf, of which a row without any would make NaN
-    return torch.where(mask, torch.softmax(torch.where(mask, logits, lowest), dim=-1), 0)
-
-
-def nearest(significance: Tensor, mask: Tensor | None, points: Tensor, slots: int) -> tuple[Tensor, Tensor]:
-    """Indices and mask `(B,slots)` of the class token and of those whose cumulated share is nearest to a point.
+def class_row(query: Tensor, key: Tensor, mask: Tensor | None) -> Tensor:
+    """The first query's attention `(B,H,N)`; what a mask leaves out has numbers that mean nothing.
 
     Args:
-        significance: `(B,N)`, of which the class token's own does not count. mask: `(B,N)` or None.
+        query, key: `(B,H,N,d)`, in working precision. mask: `(B,N)` or None.
+
+    >>> key = torch.tensor([[[[0.0], [1.0], [0.0]]]])
+    >>> class_row(0 * key, key, torch.tensor([[True, True, False]])).tolist()
+    [[[0.5, 0.5, 0.0]]]
+    """
+    # a sum of products, for which keys lie right; a product of matrices wants them the other way round
+    logits = (query[:, :, :1] * query.shape[3] ** -0.5 * key).sum(dim=-1)
+    if mask is not None:
+        logits = torch.where(mask[:, None], logits, torch.finfo(logits.dtype).min)
+    return torch.softmax(logits, dim=-1)
+
+
+def nearest(
+    significance: Tensor, mask: Tensor | None, points: Tensor, slots: int, front: int = 1
+) -> tuple[Tensor, Tensor]:
+    """Indices and mask `(B,slots)` of the tokens in front and of those whose cumulated share is nearest to a point.
+
+    Args:
+        significance: `(B,N)`, of which those in front do not count. mask: `(B,N)` or None.
         points: `(B,K)` or `(1,K)`.
+        front: the class token, which may be masked, and those behind it, which are kept in any case.
 
     >>> significance, points = torch.tensor([[9.0, 0.5, 0.0, 0.5]]), torch.tensor([[0.25, 0.875]])
     >>> nearest(significance, None, points, 4)  # the shares add up to 0.5, 0.5 and 1
@@ -85,20 +95,24 @@ def nearest(significance: Tensor, mask: Tensor | None, points: Tensor, slots: in
     """
     n = significance.shape[1]
     position = torch.arange(n, dtype=significance.dtype, device=significance.device)
-    others = (position > 0)[None] if mask is None else mask & (position > 0)
+    behind = position >= front
+    others = behind[None] if mask is None else mask & behind
     significance = torch.where(others, significance, 0)
     total = significance.sum(dim=1, keepdim=True)
     significance = torch.where(total == 0, others.to(significance.dtype), significance)
     cdf = torch.cumsum(significance / significance.sum(dim=1, keepdim=True), dim=1)
     # no point comes near to what cannot be chosen; where that is everything, to the class token, which is there anyway
-    cdf = torch.where(significance > 0, cdf, torch.where(position > 0, torch.inf, 4.0))
+    cdf = torch.where(significance > 0, cdf, torch.where(behind, torch.inf, 4.0))
     distance = (cdf[:, None, :] - points[:, :, None]).abs()
     token = torch.where(distance > distance.amin(dim=-1, keepdim=True), n, position).amin(dim=-1, keepdim=True)
-    order = torch.where(position > 0, n - position, 3.0 * n)  # the chosen get 2N more; the class token is the first
+    order = n - position + torch.where(behind, 0, 3.0 * n)  # the chosen get 2N more; those in front are the first
     found = torch.where(token == position, order + 2 * n, order).amax(dim=1).topk(slots, dim=-1)
     filled = found.values > n
     indices = torch.where(filled, found.indices, 0)
-    return indices, filled if mask is None else filled & mask.gather(1, indices)
+    if mask is None:
+        return indices, filled
+    real = mask if front == 1 else mask | (~behind & (position > 0))
+    return indices, filled & real.gather(1, indices)
 
 
 def member(assignment: Tensor, slots: int) -> Tensor:

@@ -14,15 +14,15 @@ from torch import nn
 from torch.nn import functional
 
 from tokenmerge.backends.torch import kernels
-from tokenmerge.backends.torch.ats import ATS
-from tokenmerge.backends.torch.attention import attention, attention_weights
+from tokenmerge.backends.torch.ats import ATS, exported_plan
+from tokenmerge.backends.torch.attention import attention, class_row
 from tokenmerge.backends.torch.check import check
 from tokenmerge.backends.torch.ltm import chain
 from tokenmerge.backends.torch.merger import Merger, NumpyArray, as_numpy, as_tensor
 from tokenmerge.backends.torch.mergers import MERGERS
 from tokenmerge.backends.torch.plan import DensePlan, PartitionPlan, Plan, SelectionPlan, compose_layers
 from tokenmerge.backends.torch.pooling import mean_pool
-from tokenmerge.backends.torch.precision import working_dtype
+from tokenmerge.backends.torch.precision import exporting, working_dtype
 from tokenmerge.backends.torch.pytrees import Static
 from tokenmerge.backends.torch.stream import Stream, ViTOutput, clear, restored, stream_plans
 from tokenmerge.spec.shared.vit_config import ViTConfig
@@ -202,7 +202,7 @@ class Block(nn.Module):
         query, key, value = self.attn.heads(self.norm1(x))
         counted, hidden = hide(size if step.proportional else None, mask, key)  # never where all sizes are one
         if place == "attention":
-            row = attention_weights(query[:, :, :1], key, size=counted, mask=hidden)[:, :, 0]
+            row = class_row(query, key, size=counted, mask=hidden)
             plan = sample(merger, row, value, step.prefix, mask)
             query = take_queries(query, plan)
         branch = self.drop_path(self.ls1(self.attn(query, key, value, counted, hidden)))
@@ -344,6 +344,8 @@ def sample(merger: ATS, row: Tensor, value: Tensor, prefix: int, mask: Tensor | 
     """
     if prefix == 1:
         return merger.plan(row, value, mask=mask)
+    if exporting() and merger.sampling == "inverse_transform" and row.shape[2] > prefix:  # in few operators
+        return exported_plan(row, value, merger.max_tokens, merger.score, mask, front=prefix)
     plan = merger.plan(*(_without(each, 2, prefix) for each in (row, value)), mask=_without(mask, 1, prefix))
     assert plan.mask is not None
     b, n = row.shape[0], row.shape[2]

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from tokenmerge.backends.torch.ats import ATS
-from tokenmerge.backends.torch.attention import attention_weights
+from tokenmerge.backends.torch.attention import class_row
 from tokenmerge.backends.torch.patching.families import Attention, CannotPatch, Network
 from tokenmerge.backends.torch.patching.method import Method
 from tokenmerge.backends.torch.patching.state import Call
@@ -65,7 +65,7 @@ class ATSPatch(Method):
         if x.shape[1] - self.prefix <= merger.max_tokens:
             return None
         query, key, value = parts.heads(module, x, kwargs)
-        row = attention_weights(query[:, :, :1], key, mask=call.mask)[:, :, 0]
+        row = class_row(query, key, mask=call.mask)
         plan = call.known_plan or sample(merger, row, value, self.prefix, call.mask)
         assert isinstance(plan, SelectionPlan)
         call.chosen = plan

@@ -15,6 +15,7 @@ from torch import nn
 
 from tokenmerge.backends.torch import observers
 from tokenmerge.backends.torch.patching.hook import Hook, Patch
+from tokenmerge.backends.torch.precision import exporting
 
 if TYPE_CHECKING:
     from tokenmerge.backends.torch.patching.block import BlockRole
@@ -49,7 +50,7 @@ class AttentionEnd(Hook):
         if call is None or call.chosen is None or call.branch is not None:
             return None
         call.branch = first(output)
-        return with_first(output, zero(call.branch))
+        return with_first(output, zero(call.branch, module))
 
 
 class Between(Hook):
@@ -76,7 +77,7 @@ class MlpEnd(Hook):
         if call is None or call.merged is None or call.mlp is not None:
             return None
         call.mlp = first(output)
-        return with_first(output, zero(call.mlp))
+        return with_first(output, zero(call.mlp, module))
 
 
 def parts_of(role: BlockRole) -> Iterator[tuple[str, Any]]:
@@ -156,8 +157,10 @@ def unhook(module: nn.Module, name: str | None, patch: Patch) -> None:
                     getattr(module, mark).pop(key, None)
 
 
-def zero(like: Tensor) -> Tensor:
-    """A zero that can be added to tokens of any number."""
+def zero(like: Tensor, module: nn.Module) -> Tensor:
+    """A zero that can be added to tokens of any number, in place of what a module returned."""
+    if exporting() and not module.training:  # a constant, with which the sum goes away; training asks for its axes
+        return torch.scalar_tensor(0, dtype=like.dtype, device=like.device)
     return like.new_zeros((1, 1, 1))
 
 

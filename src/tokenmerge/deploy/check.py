@@ -81,7 +81,7 @@ def agreement(
         quantized: eight bits have no budget of rounding: classes are counted, and logits only reported.
     """
     deployed = Deployed(model, with_plans=deciding is not None).eval()
-    logits = np.asarray(outputs(run, images, batch)[0], np.float64)
+    logits = np.asarray(outputs(run, images, batch)[0], np.float64).reshape(len(images), -1)
     own, own_plans = _eager(deployed, images)
     exact, exact_plans = _eager(copy.deepcopy(deployed).double(), images)
     settled, other = np.ones(len(images), bool), np.zeros(len(images), bool)
@@ -124,7 +124,7 @@ def _eager(deployed: Deployed, images: Array) -> tuple[Array, Array]:
     with torch.no_grad():
         out = deployed(given.double() if exact else given)
     logits, *plans = out if isinstance(out, tuple) else (out,)
-    return logits.double().numpy(), plans[0].double().numpy() if plans else np.zeros(0)
+    return logits.double().flatten(1).numpy(), plans[0].double().numpy() if plans else np.zeros(0)
 
 
 def _differ(one: Array, other: Array) -> Array:

@@ -13,13 +13,13 @@ from rich.console import Console
 from rich.table import Table
 
 from tokenmerge.deploy.check import Agreement, agreement, photographs
-from tokenmerge.deploy.deployed import without_merging
+from tokenmerge.deploy.deployed import gives_plan, without_merging
 from tokenmerge.deploy.request import Request
 from tokenmerge.deploy.source import image_shape
 from tokenmerge.deploy.timing import Timing, multiply_adds, timings
 from tokenmerge.deploy.write import Written, prepared, write
 from tokenmerge.files import check_writable
-from tokenmerge.spec.shared.arguments import check_integer
+from tokenmerge.spec.shared.arguments import check_integer, check_real
 
 
 def run(
@@ -37,6 +37,9 @@ def run(
     """Export a model by its name and say what came of it; returns whether the file agrees with eager PyTorch."""
     for batch in batches:
         check_integer("export", "batch-size", batch, minimum=1)
+    if threads is not None:
+        check_integer("export", "threads", threads, minimum=1)
+    check_real("export", "seconds", seconds, 0.0, 3600.0, "[0, 3600]")
     check_writable("export", "out", request.out)
     source = prepared(model, merger, weights, request.format == "stablehlo", options)
     shape = image_shape(source)
@@ -45,7 +48,7 @@ def run(
     console = Console()
     size = f"{written.bytes / 2**20:.1f} MiB, {written.nodes} nodes"
     console.print(f"{written.path}: {request.format}, {size}", style="bold", highlight=False, soft_wrap=True)
-    found = _compared(source, request, written, merger != "none", threads, pictures)
+    found = _compared(source, request, written, threads, pictures)
     console.print(_sentence(found), highlight=False, soft_wrap=True)
     if merger != "none":
         rows = list(_timed(source, request, written, batches, threads, seconds))
@@ -53,16 +56,14 @@ def run(
     return found.good
 
 
-def _compared(
-    source: Any, request: Request, written: Written, merges: bool, threads: int | None, pictures: Any
-) -> Agreement:
+def _compared(source: Any, request: Request, written: Written, threads: int | None, pictures: Any) -> Agreement:
     """The file against eager PyTorch; decisions by a second file that gives its plans, if the first does not."""
     batch = None if request.any_batch else request.batch or 1
     run = written.load(threads)
-    if request.with_plans or not merges:
-        return agreement(run, run if merges else None, source, pictures, batch, request.int8)
-    if request.int8:  # which decides for itself
-        return agreement(run, None, source, pictures, batch, quantized=True)
+    if request.with_plans:
+        return agreement(run, run, source, pictures, batch, request.int8)
+    if request.int8 or not gives_plan(source, written.shape):  # eight bits decide for themselves
+        return agreement(run, None, source, pictures, batch, request.int8)
     with tempfile.TemporaryDirectory() as folder:
         second = replace(request, out=Path(folder) / f"plans{request.runtime.suffix}", with_plans=True)
         deciding = write(source, second, written.shape).load(threads)

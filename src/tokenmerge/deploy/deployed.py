@@ -36,11 +36,17 @@ class Deployed(torch.nn.Module):
         """Run once, to see what the plan is encoded by.
 
         Raises:
-            ValueError: a plan is asked for, and nothing merges.
+            ValueError: a plan is asked for, and there is none.
         """
-        if self.with_plans:
-            plan = self._plan(self.model(images.to(next(self.model.parameters()).dtype)))
-            self.outputs = ("logits", "weights" if isinstance(plan, DensePlan) else "assignment")
+        if not self.with_plans:
+            return
+        plan = self._plan(self.model(images.to(next(self.model.parameters()).dtype)))
+        if plan is None:
+            raise ValueError(
+                "export: `with_plans` must be False for a model whose stream keeps all tokens, got one that merges "
+                "nothing or whose plans act around a branch"
+            )
+        self.outputs = ("logits", "weights" if isinstance(plan, DensePlan) else "assignment")
 
     def forward(self, images: Tensor) -> Any:
         out = self.model(images.to(next(self.model.parameters()).dtype))
@@ -48,16 +54,29 @@ class Deployed(torch.nn.Module):
         if not self.with_plans:
             return logits
         plan = self._plan(out)
+        assert plan is not None  # see `probe`
         return logits, plan.weights if isinstance(plan, DensePlan) else slots_of(plan)
 
-    def _plan(self, out: Any) -> Plan:
+    def _plan(self, out: Any) -> Plan | None:
+        """The composed plan of the call that gave `out`; None where the stream kept all tokens."""
         if isinstance(self.model, ViT):
-            plan = out.plan
-            if plan is not None:
-                return plan
-        elif hooks_of(self.model):
+            return out.plan
+        if not hooks_of(self.model):
+            return None
+        try:
             return handle(self.model).source()
-        raise ValueError("export: `with_plans` must be False for a model that merges nothing")
+        except RuntimeError:  # nothing merged, or around a branch
+            return None
+
+
+def gives_plan(model: torch.nn.Module, shape: tuple[int, int, int]) -> bool:
+    """Whether the stream of a model loses tokens, for images of this shape."""
+    try:
+        with torch.no_grad():
+            Deployed(model, with_plans=True).probe(torch.zeros((1, *shape)))
+    except ValueError:
+        return False
+    return True
 
 
 def logits_of(out: Any) -> Tensor:

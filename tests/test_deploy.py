@@ -19,6 +19,7 @@ pytest.importorskip("onnxscript")
 pytest.importorskip("matplotlib")
 
 from tokenmerge.deploy.check import agreement, photographs  # noqa: E402  # which need what is asked for above
+from tokenmerge.deploy.deployed import gives_plan  # noqa: E402
 
 DIGITS = "tokenmerge:digits"
 MERGERS: dict[str, list[str]] = {"none": [], "tome": ["--r", "8"]}
@@ -58,6 +59,20 @@ def test_plans_come_out(merger: str, name: str, axes: int, tmp_path: Path) -> No
     assert plan.shape[-1] == 17
 
 
+def test_there_is_no_plan_where_the_stream_keeps_all_tokens(tmp_path: Path) -> None:
+    """LTM's plans act around the MLP, of our networks and of patched ones."""
+    timm = pytest.importorskip("timm")
+    config = ViTConfig(image_size=48, patch_size=16, dim=16, depth=2, heads=2, num_classes=3, merging=LTMMerging(0.8))
+    patched = timm.create_model("vit_tiny_patch16_224", img_size=48, depth=2, embed_dim=24).eval()
+    patch(patched, "ltm", compression_ratio=0.8)
+    for model in (get_vit(config, backend="torch").eval(), patched):
+        assert not gives_plan(model, (3, 48, 48))
+        with pytest.raises(ValueError, match=r"^export: `with_plans` must be False for a model whose stream keeps all"):
+            export(model, tmp_path / "a.onnx", with_plans=True)
+    assert not list(tmp_path.iterdir())
+    assert gives_plan(small("tome"), (3, 16, 16))
+
+
 @pytest.mark.parametrize("format", ["torch-export", "openvino"])
 def test_other_formats(format: str, tmp_path: Path) -> None:
     if format == "openvino":
@@ -88,6 +103,8 @@ def test_a_patched_model_and_a_model_to_patch_give_the_same(tmp_path: Path) -> N
         ([DIGITS, "--out", "a.onnx", "--format", "onxn"], "export: `format` must be one of"),
         ([DIGITS, "--out", "a.onnx", "--opset", "11"], "export: `opset` must be an integer >= 18, got 11"),
         ([DIGITS, "--out", "a.onnx", "--batch", "0"], "export: `batch` must be an integer >= 1, got 0"),
+        ([DIGITS, "--out", "a.onnx", "--threads", "0"], "export: `threads` must be an integer >= 1, got 0"),
+        ([DIGITS, "--out", "a.onnx", "--seconds", "nan"], "export: `seconds` must be a number in [0, 3600], got nan"),
         ([DIGITS, "--out", "a.onnx", "--merger", "tome"], "export: `r` must be given with the merger tome"),
         (
             [DIGITS, "--out", "a.onnx", "--dtype", "bfloat16"],

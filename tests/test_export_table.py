@@ -1,4 +1,4 @@
-"""The table of docs/guides/deploy.md: `python tools/export_table.py --write` makes it, of which a sample is made here."""
+"""The table of docs/guides/deploy.md, a sample of it: `python tools/export_table.py --write` makes the whole."""
 
 from __future__ import annotations
 

@@ -50,7 +50,9 @@ class AttentionEnd(Hook):
         if call is None or call.chosen is None or call.branch is not None:
             return None
         call.branch = first(output)
-        return with_first(output, zero(call.branch, module))
+        if exporting() and not module.training:  # a constant, with which the sum goes away; training asks for its axes
+            return with_first(output, torch.scalar_tensor(0, dtype=call.branch.dtype, device=call.branch.device))
+        return with_first(output, zero(call.branch))
 
 
 class Between(Hook):
@@ -77,7 +79,7 @@ class MlpEnd(Hook):
         if call is None or call.merged is None or call.mlp is not None:
             return None
         call.mlp = first(output)
-        return with_first(output, zero(call.mlp, module))
+        return with_first(output, zero(call.mlp))
 
 
 def parts_of(role: BlockRole) -> Iterator[tuple[str, Any]]:
@@ -157,10 +159,8 @@ def unhook(module: nn.Module, name: str | None, patch: Patch) -> None:
                     getattr(module, mark).pop(key, None)
 
 
-def zero(like: Tensor, module: nn.Module) -> Tensor:
-    """A zero that can be added to tokens of any number, in place of what a module returned."""
-    if exporting() and not module.training:  # a constant, with which the sum goes away; training asks for its axes
-        return torch.scalar_tensor(0, dtype=like.dtype, device=like.device)
+def zero(like: Tensor) -> Tensor:
+    """A zero that can be added to tokens of any number."""
     return like.new_zeros((1, 1, 1))
 
 

@@ -13,7 +13,7 @@ from tokenmerge.spec.mergers import MERGERS
 
 ROOT = Path(__file__).parents[1]
 INDEX = ROOT / "docs" / "README.md"
-PAGES = sorted((ROOT / "docs").rglob("*.md"))
+PAGES = sorted(page for page in (ROOT / "docs").rglob("*.md") if "node_modules" not in page.parts)
 LINKED = [*(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")), *PAGES]
 COMMANDS = ['pip install -e ".[all]" && tokenmerge demo', 'pip install -e ".[dev]" && pytest']
 NAMES = [*MERGERS, *registry._MODULES]

@@ -11,6 +11,8 @@ import pytest
 from flax import nnx
 
 from tokenmerge import get_merger
+from tokenmerge.backends.jax.precision import softmax
+from tokenmerge.backends.jax.tome import plan
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "tome": {"r": 3, "protected": 1},
@@ -91,3 +93,20 @@ def test_hard_decisions_have_no_gradient_and_tokens_do() -> None:
     by_x, by_metric = jax.grad(lambda x, m: merger(x, metric=m, **inputs).tokens.sum(), argnums=(0, 1))(x, metric)
     assert np.all(by_metric == 0)
     assert np.all((by_x != 0).any(axis=2) == inputs["mask"])
+
+
+def test_a_softmax_has_no_branch_that_would_split_its_kernel() -> None:
+    logits = jnp.array([[0.0, 1.0], [-jnp.inf, -jnp.inf], [-jnp.inf, 3.0], [jnp.nan, 1.0]])
+    assert "select_n" not in str(jax.make_jaxpr(softmax)(logits))
+    np.testing.assert_array_equal(softmax(logits)[0], jax.nn.softmax(logits[0]))
+    np.testing.assert_array_equal(softmax(logits)[1:], [[0, 0], [0, 1], [np.nan, np.nan]])
+    np.testing.assert_array_equal(jax.grad(lambda row: softmax(row)[0])(logits[1]), [0, 0])
+    assert softmax(jnp.zeros((2, 0))).shape == (2, 0)
+
+
+def test_a_block_reduces_no_integers() -> None:
+    """XLA compiles several loops for a sum of integers on the CPU, and none for one of floating-point numbers."""
+    metric = jax.ShapeDtypeStruct((2, 197, 8), "float32")
+    program = jax.jit(lambda metric: plan(metric, r=16, protected=1).assignment).lower(metric).as_text()
+    sums = [line for line in program.splitlines() if "stablehlo.reduce(" in line or "reduce_window" in line]
+    assert sums and all("i32" not in line for line in sums)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 Array = jax.Array
 
@@ -19,8 +22,32 @@ def first_max(values: Array) -> tuple[Array, Array]:
     n = values.shape[-1]
     best = jnp.max(values, axis=-1)
     # not `argmax`: XLA reduces pairs on the CPU one by one, which takes several times as long as two plain reductions
-    index = jnp.where(values < best[..., None], n, jnp.arange(n, dtype=jnp.int32))
+    kind = counting(n)  # which the CPU reduces by a library, and has not to compile a loop for
+    index = jnp.where(values < best[..., None], jnp.array(n, kind), jnp.arange(n, dtype=kind))
     return best, jnp.min(index, axis=-1).astype(int)
+
+
+def counting(n: int) -> np.dtype[Any]:
+    """The type in which to count to `n`: floating point, where that is exact.
+
+    >>> counting(197), counting(2**24 + 1)
+    (dtype('float32'), dtype('int32'))
+    """
+    return np.dtype(np.float32 if n <= 2**24 else np.int32)
+
+
+def before(flags: Array) -> Array:
+    """How many are True before each of `flags (B,L)`.
+
+    >>> before(jnp.array([[True, False, True, True]])).tolist()
+    [[0, 1, 1, 2]]
+    """
+    length = flags.shape[1]
+    if length > PAIRS:
+        return jnp.cumsum(flags, axis=1, dtype=int) - flags
+    index = jnp.arange(length)
+    earlier = flags[:, None, :] & (index[None, None, :] < index[None, :, None])
+    return jnp.sum(earlier, axis=2, dtype=counting(length)).astype(int)
 
 
 def descending(values: Array) -> Array:
@@ -71,5 +98,5 @@ def places(values: Array) -> Array:
         return inverse(descending(jnp.where(values == 0, 0, values)))  # a sort tells 0 from -0
     index = jnp.arange(length)
     mine, others = values[:, :, None], values[:, None, :]
-    before = (others > mine) | ((others == mine) & (index[None, None, :] < index[None, :, None]))
-    return jnp.sum(before, axis=2, dtype=int)
+    first = (others > mine) | ((others == mine) & (index[None, None, :] < index[None, :, None]))
+    return jnp.sum(first, axis=2, dtype=counting(length)).astype(int)

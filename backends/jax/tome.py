@@ -17,8 +17,8 @@ from tokenmerge.backends.jax.check import check
 from tokenmerge.backends.jax.matching import nearest
 from tokenmerge.backends.jax.merger import Merger
 from tokenmerge.backends.jax.plan import PartitionPlan
-from tokenmerge.backends.jax.precision import safe_norm, working_dtype
-from tokenmerge.backends.jax.ties import inverse, places, true_first
+from tokenmerge.backends.jax.precision import working_dtype
+from tokenmerge.backends.jax.ties import before, inverse, places, true_first
 from tokenmerge.spec.shared import arguments
 from tokenmerge.spec.shared.merged import Merged
 from tokenmerge.spec.shared.schedule import kth_tokens_out, kth_width, tokens_removed
@@ -47,15 +47,16 @@ def normalize(metric: Array) -> Array:
 def _normalize(metric: Array) -> Array:
     m = jnp.asarray(metric)
     m = m.astype(working_dtype(m))
-    # XLA divides by a number by multiplying with its reciprocal, which is 0 for the largest numbers of the dtype: they
-    # are made smaller first, and the smallest larger, by a power of two, which rounds nothing
-    far = 2.0 ** (np.finfo(m.dtype).maxexp // 2)
-    largest = _largest(m)
-    m = jnp.where(largest > far, m / far, jnp.where(largest < 1 / far, _enlarged(m, far), m))
-    largest = _largest(m)  # anew: the first one is 0 where all entries are subnormal
-    has_direction = jnp.isfinite(largest) & (largest > 0)
-    m = jnp.where(has_direction, m, 0) / jnp.where(has_direction, largest, 1)  # keeps the squares in range
-    return m / jnp.where(has_direction, safe_norm(m, axis=-1, keepdims=True), 1)
+    # squares stay in range: the largest vectors are made smaller and the smallest larger, by a power of two, which
+    # rounds nothing
+    kind = np.finfo(m.dtype)
+    far = 2.0 ** (kind.maxexp // 3)
+    largest = jax.lax.stop_gradient(jnp.max(jnp.abs(m), axis=-1, keepdims=True, initial=0))
+    smallest = _enlarged(m, 2.0 ** (3 * kind.maxexp // 4))
+    m = jnp.where(largest > far, m / far**2, jnp.where(largest < 1 / far, smallest, m))
+    m = jnp.where(jnp.isfinite(largest), m, 0)
+    squared = jnp.sum(jnp.square(m), axis=-1, keepdims=True)
+    return m / jnp.sqrt(jnp.where(squared == 0, 1, squared))
 
 
 def _enlarged(m: Array, factor: float) -> Array:
@@ -66,10 +67,6 @@ def _enlarged(m: Array, factor: float) -> Array:
     subnormal = (bits & ((1 << (kind.bits - 1)) - 1)) == mantissa
     tiny = mantissa.astype(m.dtype) * (float(kind.smallest_subnormal) * factor)
     return jnp.where(subnormal, jnp.where(bits < 0, -tiny, tiny), m * factor)
-
-
-def _largest(m: Array) -> Array:
-    return jax.lax.stop_gradient(jnp.max(jnp.abs(m), axis=-1, keepdims=True, initial=0))
 
 
 def plan(
@@ -162,14 +159,14 @@ def _unpadded(m: Array, r: int, protected: int, order: str) -> Array:
     best, target = nearest(m[:, 0::2], m[:, 1::2], jnp.asarray(positions_b >= protected)[None])
     place = places(jnp.where(jnp.asarray(positions_a >= protected)[None], best, -jnp.inf))
     merged = place < removed
-    before = jnp.cumsum(merged, axis=1, dtype=int) - merged  # merged ones with a lower position
+    earlier = before(merged)
     if order == "positional":
-        slots_b = jnp.asarray(positions_b)[None] - (before + merged)[:, : len(positions_b)]
+        slots_b = jnp.asarray(positions_b)[None] - (earlier + merged)[:, : len(positions_b)]
         slots_a = jnp.where(
-            merged, jnp.take_along_axis(slots_b, target, axis=1), jnp.asarray(positions_a)[None] - before
+            merged, jnp.take_along_axis(slots_b, target, axis=1), jnp.asarray(positions_a)[None] - earlier
         )
         return _interleave(slots_a, slots_b)
-    nth = place - removed if order == "score" else np.arange(len(positions_a))[None] - first_a - before
+    nth = place - removed if order == "score" else np.arange(len(positions_a))[None] - first_a - earlier
     first = protected + len(positions_a) - first_a - removed - first_b  # slot of the first b, were none protected
     slots_a = jnp.where(merged, first + target, protected + nth)
     slots_a = jnp.where(jnp.asarray(positions_a < protected)[None], positions_a[None], slots_a)
@@ -210,9 +207,10 @@ def _bipartite(m: Array, count: Array, r: int, protected: int, order: str) -> tu
 
 def _interleave(a: Array, b: Array) -> Array:
     """`(B,N)`: `a` at the even positions, `b` at the odd ones."""
-    n = a.shape[1] + b.shape[1]
-    b = jnp.pad(b, ((0, 0), (0, a.shape[1] - b.shape[1])))
-    return jnp.stack([a, b], axis=2).reshape(a.shape[0], 2 * a.shape[1])[:, :n]
+    odd = a.shape[1] - b.shape[1]  # 1 if the last token is at an even position
+    none = jnp.zeros((), a.dtype)
+    evens = jax.lax.pad(a, none, ((0, 0, 0), (0, 1 - odd, 1)))
+    return evens | jax.lax.pad(b.astype(a.dtype), none, ((0, 0, 0), (1, odd, 1)))
 
 
 def _kth(m: Array, count: Array, k: int, protected: int) -> tuple[Array, Array]:

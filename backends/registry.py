@@ -29,7 +29,7 @@ _MODULES = {
     "jax": "tokenmerge.backends.jax",
 }
 _NEEDS = {"torch": ("torch",), "jax": ("jax", "flax")}
-OLDEST = {"torch": "2.9", "jax": "0.6.2", "flax": "0.10.7"}  # as pyproject.toml says
+OLDEST = {"torch": "2.9", "jax": "0.7.2", "flax": "0.11"}  # as pyproject.toml says
 
 
 @dataclass(frozen=True)

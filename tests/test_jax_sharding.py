@@ -13,10 +13,7 @@ from typing import Any
 import pytest
 
 jax = pytest.importorskip("jax")
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(not hasattr(jax, "set_mesh"), reason="this JAX has no jax.set_mesh"),
-]
+pytestmark = pytest.mark.slow
 
 LAYOUTS = ("data parallel", "FSDP", "tensor parallel", "explicit mesh")
 

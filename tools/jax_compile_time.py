@@ -1,7 +1,7 @@
 """CPU-seconds that JAX takes to compile a network with a merger, and without: `python tools/jax_compile_time.py`.
 
-All are as `get_vit` makes them, with every block written out. Of the unmerged network XLA for the CPU compiles one block,
-since it makes a kernel only once; blocks of different numbers of tokens have no kernel in common.
+All are as `get_vit` makes them, with every block written out. Of the unmerged network XLA for the CPU compiles one
+block, since it makes a kernel only once; blocks of different numbers of tokens have no kernel in common.
 """
 
 from __future__ import annotations

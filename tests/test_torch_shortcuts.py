@@ -21,13 +21,14 @@ from tokenmerge.backends.torch import (  # noqa: E402
     patch_merger,
     plan,
     precision,
+    small,
     ties,
     tome,
     vit,
 )
 from tokenmerge.backends.torch import few as few_samples  # noqa: E402
 
-MODULES = (ltm, matching, plan, ties, tome)
+MODULES = (ltm, matching, plan, small, ties, tome)
 
 
 def blind(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,6 +24,22 @@ def _axes(letters: str) -> tuple[str, ...]:
     return tuple(letters.split())
 
 
+def _plain(array: Any, rank: int) -> bool:
+    """Whether nothing is wrong with a tensor of real numbers; a compiler takes the long way, once."""
+    return (
+        type(array) is Tensor
+        and array.dtype in _KINDS["floating point"]
+        and array.layout is torch.strided
+        and array.ndim == rank
+        and not (array.is_nested or torch.compiler.is_compiling())
+    )
+
+
+def _is_of(samples: torch.Size, array: Any, letters: str) -> bool:
+    """Whether an array has one vector for each token."""
+    return letters == "N D" and _plain(array, 3) and array.shape[:2] == samples
+
+
 class TensorCalls(Calls):
     """Checks of tensors; a compiler traces them, and none waits for a device."""
 
@@ -43,6 +59,23 @@ class TensorCalls(Calls):
                 else:
                     return shape
         return super().array(owner, name, array, letters, kind, **sizes)
+
+    def tokens(self, owner: str, x: Any, size: Any, other: Any = None, **sizes: int) -> None:
+        """As for any backend; what is plainly right is seen sooner."""
+        if _plain(x, 3) and x.shape[2] == sizes.get("C", x.shape[2]):
+            samples = x.shape[:2]
+            sized = size is None or (_plain(size, 2) and size.shape == samples and size.device == x.device)
+            if sized and (other is None or other[1] is None or _is_of(samples, *other[1:])):
+                return
+        super().tokens(owner, x, size, other, **sizes)
+
+    def tome(self, metric: Any, mask: Any, permutation: Any, matching: str, protected: int) -> tuple[int, ...]:
+        """As for any backend; what is plainly right is seen sooner."""
+        if mask is None and permutation is None and matching != "random" and _plain(metric, 3):
+            n, d = metric.shape[1:]
+            if protected <= n:
+                return n, d
+        return super().tome(metric, mask, permutation, matching, protected)
 
     def odd(self, array: Any) -> str:
         if array.is_nested:

@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import torch
 
-from tokenmerge.backends.torch import exported, kernels
+from tokenmerge.backends.torch import exported, kernels, small
 from tokenmerge.backends.torch.check import check
 from tokenmerge.backends.torch.constants import first_rows, keeps
 from tokenmerge.backends.torch.gathers import gather_or_zero, gather_rows, or_last, within
@@ -183,8 +183,13 @@ class PartitionPlan(Plan):
         Args:
             complete: no token is dropped. positive: no size is zero.
         """
+        by_kernels = kernels.usable(x)
+        if complete and not by_kernels and small.takes(x, size):
+            made = small.merge(x, size, self.assignment, self.num_tokens_out)
+            if made is not None:
+                return made
         sizes = self._as_fine(size, working_dtype(x))
-        if kernels.usable(x):
+        if by_kernels:
             return kernels.merge(x, sizes, self.assignment if complete else self._slot(), self.num_tokens_out)
         if exporting() and self.num_tokens_in < exported.WIDE:
             values, whole = x.to(sizes.dtype), complete and (size is None or positive)

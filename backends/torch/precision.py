@@ -30,7 +30,7 @@ def matmul(a: Tensor, b: Tensor) -> Tensor:
     with without_autocast(a):
         if dtype == torch.float32 and a.device.type != "mps" and _float32_is_lowered():  # mps: no float64, no TF32
             return (a.double() @ b.double()).to(dtype)
-        a, b = a.to(dtype), b.to(dtype)
+        a, b = a if a.dtype == dtype else a.to(dtype), b if b.dtype == dtype else b.to(dtype)
         batched = a.ndim == b.ndim == 3 and a.shape[0] == b.shape[0]
         return torch.bmm(a, b) if batched else a @ b  # which comes to the same slowly
 
@@ -79,9 +79,16 @@ def softmax(logits: Tensor) -> Tensor:
 
 def is_recorded(*tensors: Tensor) -> bool:
     """Whether a gradient, a transform such as `torch.vmap`, or a compiler asks what is done to the tensors."""
-    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
+    if _is_watched():
         return True
     return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+
+
+def _is_watched() -> bool:
+    """Whether a compiler or a transform asks what is done to any tensor."""
+    return (
+        torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+    )
 
 
 def exporting() -> bool:
@@ -110,7 +117,8 @@ def reads_at_once(tensor: Tensor) -> bool:
     """
     return (
         type(tensor) is Tensor
-        and tensor.device.type == "cpu"
-        and not is_recorded(tensor)
+        and not _is_watched()
+        and tensor.is_cpu
+        and not (tensor.requires_grad and torch.is_grad_enabled())
         and torch._C._len_torch_dispatch_stack() == 0
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import torch
 
-from tokenmerge.backends.torch import exported, kernels
+from tokenmerge.backends.torch import exported, kernels, small
 from tokenmerge.backends.torch.check import check
 from tokenmerge.backends.torch.constants import grouped, sides
 from tokenmerge.backends.torch.gathers import gather_rows, within
@@ -46,16 +46,17 @@ def normalize(metric: Tensor) -> Tensor:
 
 def _normalize(metric: Tensor) -> Tensor:
     """`normalize` of a metric that is looked at already."""
-    m = metric.to(working_dtype(metric)).contiguous()
+    work = working_dtype(metric)
+    m = (metric if metric.dtype == work else metric.to(work)).contiguous()
     if m.numel() == 0:
         return m
-    if exporting():
-        return exported.normalize(m)
     if reads_at_once(m):
         norm = torch.linalg.vector_norm(m, dim=-1, keepdim=True)
-        least, most = norm.aminmax()
-        if least.item() >= SMALL * m.shape[-1] ** 0.5 and most.item() <= LARGE:
+        lengths = norm.numpy()
+        if lengths.min() >= SMALL * m.shape[-1] ** 0.5 and lengths.max() <= LARGE:
             return m * norm.reciprocal()
+    elif exporting():
+        return exported.normalize(m)
     # neither |m| nor the infinity norm: both take longer
     largest = torch.maximum(m.amax(dim=-1, keepdim=True), -m.amin(dim=-1, keepdim=True))
     ordinary = (largest >= SMALL) & (largest <= LARGE)
@@ -104,6 +105,10 @@ def plan(
     r, k = r or 0, k or 1  # only one of the two is used
     m = metric.detach()
     by_kernels = kernels.usable(m)
+    if mask is None and matching == "bipartite" and order == "grouped" and not by_kernels and small.takes(m):
+        removed = tokens_removed(n, r, protected)
+        if removed:
+            return PartitionPlan.trusted(small.grouped(_normalize(m), protected, removed), n - removed)
     m = m if by_kernels else _normalize(m)  # the kernels normalize what they read
     count = None if mask is None else mask.sum(dim=1, keepdim=True)
     if permutation is not None:

@@ -39,11 +39,9 @@ def usable(tensor: Tensor) -> bool:
     >>> usable(torch.ones(2, device="meta"))
     False
     """
-    if tensor.dtype not in DTYPES or exporting():
-        return False
     if tensor.is_cuda:
-        return _compiles(tensor.device.index or 0)
-    return tensor.device.type == "cpu" and interpreted()
+        return tensor.dtype in DTYPES and not exporting() and _compiles(tensor.device.index or 0)
+    return interpreted() and tensor.device.type == "cpu" and tensor.dtype in DTYPES and not exporting()
 
 
 def in_use() -> str | None:
@@ -55,7 +53,7 @@ def in_use() -> str | None:
 
 def interpreted() -> bool:
     """Whether kernels are run by Triton's interpreter, statement by statement in NumPy."""
-    return os.environ.get("TRITON_INTERPRET", "").lower() in ("1", "true", "on", "yes", "y") and available() is not None
+    return _INTERPRETED
 
 
 def exporting() -> bool:
@@ -67,6 +65,12 @@ def _compiles(index: int) -> bool:
     return available() is not None and (
         torch.version.hip is not None or torch.cuda.get_device_capability(index) >= OLDEST
     )
+
+
+# asked once, as Triton does: every call of a merger would look it up again
+_INTERPRETED = os.environ.get("TRITON_INTERPRET", "").lower() in ("1", "true", "on", "yes", "y") and (
+    available() is not None
+)
 
 
 def block(length: int, smallest: int, largest: int) -> int:

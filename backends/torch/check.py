@@ -15,6 +15,7 @@ from tokenmerge.spec.shared.calls import Calls
 Tensor = torch.Tensor
 
 
+_PLAIN = frozenset((Tensor, torch.nn.Parameter))
 # no quantized dtype is among them
 _KINDS = {kind: frozenset(getattr(torch, name) for name in names) for kind, names in arguments.KINDS.items()}
 
@@ -27,7 +28,7 @@ def _axes(letters: str) -> tuple[str, ...]:
 def _plain(array: Any, rank: int) -> bool:
     """Whether nothing is wrong with a tensor of real numbers; a compiler takes the long way, once."""
     return (
-        type(array) is Tensor
+        type(array) in _PLAIN
         and array.dtype in _KINDS["floating point"]
         and array.layout is torch.strided
         and array.ndim == rank
@@ -40,6 +41,11 @@ def _is_of(samples: torch.Size, array: Any, letters: str) -> bool:
     return letters == "N D" and _plain(array, 3) and array.shape[:2] == samples
 
 
+def _is_row(array: Any, length: int, device: torch.device) -> bool:
+    """Whether an array has one number for each channel."""
+    return _plain(array, 1) and array.shape[0] == length and array.device == device
+
+
 class TensorCalls(Calls):
     """Checks of tensors; a compiler traces them, and none waits for a device."""
 
@@ -50,7 +56,7 @@ class TensorCalls(Calls):
     ) -> tuple[int, ...]:
         """As for any backend; what is plainly right is seen sooner."""
         # a compiler knows no cache, and checks once
-        if type(array) is Tensor and not (array.is_nested or torch.compiler.is_compiling()):
+        if type(array) in _PLAIN and not (array.is_nested or torch.compiler.is_compiling()):
             axes, shape = _axes(letters), tuple(array.shape)
             if array.dtype in _KINDS[kind] and array.layout is torch.strided and len(axes) == len(shape):
                 for axis, got in zip(axes, shape, strict=True):
@@ -76,6 +82,24 @@ class TensorCalls(Calls):
             if protected <= n:
                 return n, d
         return super().tome(metric, mask, permutation, matching, protected)
+
+    def patch_merger(self, x: Any, queries: Any, scale: Any, bias: Any, mask: Any) -> tuple[int, ...]:
+        """As for any backend; what is plainly right is seen sooner."""
+        if mask is None and _plain(x, 3) and _plain(queries, 2) and queries.device == x.device:
+            n, c = x.shape[1:]
+            if queries.shape[1] == c and all(each is None or _is_row(each, c, x.device) for each in (scale, bias)):
+                return n, c
+        return super().patch_merger(x, queries, scale, bias, mask)
+
+    def ltm(
+        self, x: Any, weight: Any, prior: Any, mask: Any, compression_ratio: float, protected: int
+    ) -> tuple[int, ...]:
+        """As for any backend; what is plainly right is seen sooner."""
+        if mask is None and prior is None and _plain(x, 3):
+            n, c = x.shape[1:]
+            if protected <= n and _is_row(weight, c, x.device):
+                return n, c
+        return super().ltm(x, weight, prior, mask, compression_ratio, protected)
 
     def odd(self, array: Any) -> str:
         if array.is_nested:

@@ -22,6 +22,7 @@ from tokenmerge.backends.torch.precision import (
     working_dtype,
 )
 from tokenmerge.backends.torch.products import product
+from tokenmerge.backends.torch.sizes import dense_sizes
 from tokenmerge.spec.shared import arguments
 from tokenmerge.spec.shared.grid import Grid, check_grid_prior, grid_tokens_out
 from tokenmerge.spec.shared.merged import Merged
@@ -160,7 +161,7 @@ def _run(
     """Weights and mask of the plan, and the merged tokens if they are wanted."""
     protected = arguments.check_ltm(1, compression_ratio, protected, prior_smoothing)
     n, c = check.ltm(z, weight, prior, mask, compression_ratio, protected)
-    width, work = ltm_tokens_out(n - protected, compression_ratio), working_dtype(z)
+    width, work = _width(n - protected, compression_ratio), working_dtype(z)
     if mask is not None:
         z = torch.where(mask[:, :, None], z, 0)
 
@@ -192,6 +193,15 @@ def _run(
     slot = torch.arange(protected + width, device=z.device)
     first = real.sum(dim=1, keepdim=True).clamp(max=protected)
     return weights, (slot < first) | ((slot >= protected) & (slot < protected + columns)), tokens
+
+
+def _width(num_tokens: int, compression_ratio: float) -> int:
+    """`ltm_tokens_out`, which reads a decimal number every time."""
+    known = ltm_tokens_out if torch.compiler.is_compiling() else _kept_width
+    return known(num_tokens, compression_ratio)
+
+
+_kept_width = lru_cache(256)(ltm_tokens_out)
 
 
 def _prior(
@@ -308,5 +318,4 @@ class LTM(Merger):
         options = (self.weight, self.compression_ratio, self.protected, self.prior_smoothing)
         weights, kept, tokens = _run(x, *options, prior, mask, True)
         assert tokens is not None
-        made = DensePlan(weights, kept)
-        return Merged(tokens, made.merge_size(size), kept, made)
+        return Merged(tokens, dense_sizes(weights, size), kept, DensePlan.trusted(weights, kept))

@@ -14,6 +14,7 @@ from tokenmerge.backends.torch.merger import Merger
 from tokenmerge.backends.torch.plan import DensePlan
 from tokenmerge.backends.torch.precision import is_recorded, looks, matmul, softmax, without_autocast, working_dtype
 from tokenmerge.backends.torch.products import all_finite, product
+from tokenmerge.backends.torch.sizes import dense_sizes
 from tokenmerge.spec.shared import arguments
 from tokenmerge.spec.shared.initial import initial_queries
 from tokenmerge.spec.shared.merged import Merged
@@ -31,13 +32,13 @@ def layer_norm(x: Tensor, scale: Tensor, bias: Tensor | None = None, *, eps: flo
     return _layer_norm(x, scale, bias, eps)
 
 
-def _layer_norm(x: Tensor, scale: Tensor, bias: Tensor | None, eps: float) -> Tensor:
-    """`layer_norm` of arguments that are looked at already."""
+def _layer_norm(x: Tensor, scale: Tensor, bias: Tensor | None, eps: float, careful: bool = True) -> Tensor:
+    """`layer_norm` of arguments that are looked at already; without care a token may become NaN that need not."""
     x = x.to(working_dtype(x))
     if eps == 0 or not x.shape[-1]:
         return _by_formula(x, scale, bias, eps)
     normalized = _by_kernel(x, scale, bias, eps)
-    if not looks(x) or all_finite(normalized[..., 0]):
+    if not careful or not looks(x) or all_finite(normalized[..., 0]):
         return normalized
     # the kernel of the CPU makes NaN of a whole token whose squares leave the range, where the formula makes zeros
     odd = ~normalized[..., :1].isfinite()
@@ -59,14 +60,20 @@ def _by_formula(x: Tensor, scale: Tensor, bias: Tensor | None, eps: float) -> Te
 
 
 def inputs(
-    x: Tensor, scale: Tensor | None, bias: Tensor | None, normalize: bool, eps: float, mask: Tensor | None
+    x: Tensor,
+    scale: Tensor | None,
+    bias: Tensor | None,
+    normalize: bool,
+    eps: float,
+    mask: Tensor | None,
+    careful: bool = True,
 ) -> Tensor:
     """What the plan is made of and applied to: `LayerNorm(x)` or `x`, with masked tokens set to zero."""
     if mask is not None:
         x = torch.where(mask[:, :, None], x, 0)
     if not normalize:
         return x.to(working_dtype(x))
-    return _layer_norm(x, x.new_ones(x.shape[-1]) if scale is None else scale, bias, eps)
+    return _layer_norm(x, x.new_ones(x.shape[-1]) if scale is None else scale, bias, eps, careful)
 
 
 def plan(
@@ -130,6 +137,7 @@ def _weights(
     eps: float,
     mask: Tensor | None,
     length: int | None = None,
+    careful: bool = True,
 ) -> tuple[Tensor, list[Tensor]]:
     """The weights `(B,M,N)` of the plan, and what they are applied to, in pieces of `length` tokens; None for one."""
     pieces = (x,) if length is None else x.split(length, dim=1)
@@ -137,7 +145,7 @@ def _weights(
     normalized: list[Tensor] = []
     logits: list[Tensor] = []
     for piece, real in zip(pieces, masks, strict=True):
-        normalized.append(inputs(piece, scale, bias, normalize, eps, real))
+        normalized.append(inputs(piece, scale, bias, normalize, eps, real, careful))
         logits.append(_product(scaled, normalized[-1]))  # while caches hold the piece
     whole = logits[0] if len(logits) == 1 else torch.cat(logits, dim=2)
     if mask is None:
@@ -153,13 +161,19 @@ def _product(queries: Tensor, x: Tensor) -> Tensor:
 
 
 def _mix(weights: Tensor, normalized: list[Tensor]) -> Tensor:
+    """`weights` times all pieces."""
+    mixed = _sum(weights, normalized)
+    if looks(mixed) and not all_finite(mixed):
+        return product(weights, torch.cat(normalized, dim=1))
+    return mixed
+
+
+def _sum(weights: Tensor, normalized: list[Tensor]) -> Tensor:
     """`weights` times all pieces, the last one first: caches still hold it."""
     parts = weights.split([piece.shape[1] for piece in normalized], dim=2) if len(normalized) > 1 else (weights,)
     mixed = matmul(parts[-1], normalized[-1])
     for part, piece in zip(parts[-2::-1], normalized[-2::-1], strict=True):
         mixed += matmul(part, piece)
-    if looks(mixed) and not all_finite(mixed):
-        return product(weights, torch.cat(normalized, dim=1))
     return mixed
 
 
@@ -219,21 +233,23 @@ class PatchMerger(Merger):
     def forward(self, x: Tensor, *, size: Tensor | None = None, mask: Tensor | None = None) -> Merged:
         """Merge `x (B,N,C)` to `(B,M,C)`."""
         check.tokens("patch_merger", x, size, C=self.dim)
-        made, tokens = self._merge(x, mask)
-        return Merged(tokens, made.merge_size(size), None, made)
+        weights, tokens = self._merge(x, mask)
+        return Merged(tokens, dense_sizes(weights, size), None, DensePlan.trusted(weights))
 
-    def _merge(self, x: Tensor, mask: Tensor | None) -> tuple[DensePlan, Tensor]:
-        """The plan and the tokens."""
+    def _merge(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The weights of the plan, and the tokens."""
         scaled = _scaled(x, self.queries, self.scale, self.bias, self.logit_scale, self.eps, mask)
         options = (self.scale, self.bias, self.normalize, self.eps, mask)
-        if not is_recorded(x, *self.parameters()):
+        learned = (scaled, self.scale) if self.bias is None else (scaled, self.scale, self.bias)
+        made: tuple[Tensor, Tensor]
+        if not is_recorded(x, *learned):
             made = _in_pieces(x, scaled, *options)
-        elif x.device.type == "cpu" and _only_compiled(x, *self.parameters()):
+        elif x.device.type == "cpu" and _only_compiled(x, *learned):
             made = _operator(x, scaled, *options)
         else:
             weights, normalized = _weights(x, scaled, *options)
             made = weights, _mix(weights, normalized).to(x.dtype)
-        return DensePlan(made[0]), made[1]
+        return made
 
 
 def _only_compiled(*tensors: Tensor) -> bool:
@@ -257,7 +273,15 @@ def _in_pieces(
     def run(part: slice) -> tuple[Tensor, Tensor]:
         own, real = x[part], None if mask is None else mask[part]
         length = None if x.is_cuda or own.numel() <= MOST else max(1, MOST // 2 // x.shape[2])
-        weights, normalized = _weights(own, scaled, scale, bias, normalize, eps, real, length)
+        given = (own, scaled, scale, bias, normalize, eps, real, length)
+        if looks(
+            x
+        ):  # a token of NaN makes all that is mixed with it NaN: one look is enough, at the smaller of the two
+            weights, normalized = _weights(*given, careful=False)
+            mixed = _sum(weights, normalized)
+            if all_finite(mixed):
+                return weights, mixed.to(x.dtype)
+        weights, normalized = _weights(*given)
         return weights, _mix(weights, normalized).to(x.dtype)
 
     weights, tokens = few_at_a_time(x, run)

@@ -27,22 +27,32 @@ def matmul(a: Tensor, b: Tensor) -> Tensor:
     mean of its group. There the product goes through float64, which no setting lowers.
     """
     dtype = a.dtype if a.dtype == b.dtype else torch.promote_types(a.dtype, b.dtype)
+    if not _may_autocast(a):
+        return _product(a, b, dtype)
     with without_autocast(a):
-        if dtype == torch.float32 and a.device.type != "mps" and _float32_is_lowered():  # mps: no float64, no TF32
-            return (a.double() @ b.double()).to(dtype)
-        a, b = a if a.dtype == dtype else a.to(dtype), b if b.dtype == dtype else b.to(dtype)
-        batched = a.ndim == b.ndim == 3 and a.shape[0] == b.shape[0]
-        return torch.bmm(a, b) if batched else a @ b  # which comes to the same slowly
+        return _product(a, b, dtype)
+
+
+def _product(a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
+    if dtype == torch.float32 and a.device.type != "mps" and _float32_is_lowered():  # mps: no float64, no TF32
+        return (a.double() @ b.double()).to(dtype)
+    a, b = a if a.dtype == dtype else a.to(dtype), b if b.dtype == dtype else b.to(dtype)
+    batched = a.ndim == b.ndim == 3 and a.shape[0] == b.shape[0]
+    return torch.bmm(a, b) if batched else a @ b  # which comes to the same slowly
 
 
 def without_autocast(tensor: Tensor) -> AbstractContextManager[object]:
     """A context in which operations on the tensor's device keep the dtype of their operands."""
-    if tensor.is_meta:  # shapes without data; autocast does not know this device
-        return nullcontext()
-    # a graph may run later where autocast is on
-    if not torch.compiler.is_compiling() and not torch.is_autocast_enabled(tensor.device.type):
+    if not _may_autocast(tensor):
         return nullcontext()
     return torch.autocast(device_type=tensor.device.type, enabled=False)
+
+
+def _may_autocast(tensor: Tensor) -> bool:
+    if tensor.is_meta:  # shapes without data; autocast does not know this device
+        return False
+    # a graph may run later where autocast is on
+    return torch.compiler.is_compiling() or torch.is_autocast_enabled(tensor.device.type)
 
 
 def _float32_is_lowered() -> bool:

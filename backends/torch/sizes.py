@@ -18,20 +18,21 @@ def dense_sizes(weights: Tensor, size: Tensor | None) -> Tensor:
     >>> dense_sizes(torch.tensor([[[0.5, 0.5, 0.0], [0.5, 0.0, 0.5]]]), None).tolist()
     [[1.5, 1.5]]
     """
-    is_one, work = size is None, working_dtype(weights)
-    size = weights.new_ones(weights.shape[0], weights.shape[2], dtype=work) if size is None else size
-    size = size.to(work if is_one else torch.promote_types(torch.float32, size.dtype))
+    fine = working_dtype(weights) if size is None else torch.promote_types(torch.float32, size.dtype)
     # `W (size / sum_p W)` needs no second matrix, but where the sum is so small that the division overflows; rows
     # from the left, because a product with a column takes four times as long
-    w = weights.to(torch.promote_types(weights.dtype, size.dtype))
+    w = weights if weights.dtype == fine else weights.to(torch.promote_types(weights.dtype, fine))
     whole = matmul(w.new_ones((w.shape[0], 1, w.shape[1])), w)
     sees = looks(whole)
-    usual = sees and bool(whole.numel()) and whole.detach().amin().item() >= TINY  # which no NaN is
-    if usual:
-        row = size[:, None] / whole
-    else:
-        tiny = whole < TINY
-        row = torch.where(tiny, 0, size[:, None] / torch.where(tiny, 1, whole))
+    if sees and whole.numel() and whole.detach().amin().item() >= TINY:  # which no NaN is
+        row = whole.reciprocal() if size is None else size.to(fine)[:, None] / whole
+        total = matmul(row, w.transpose(1, 2))
+        if all_finite(total):
+            return total[:, 0].to(fine)
+    is_one = size is None
+    size = w.new_ones((w.shape[0], w.shape[2]), dtype=fine) if size is None else size.to(fine)
+    tiny = whole < TINY
+    row = torch.where(tiny, 0, size[:, None] / torch.where(tiny, 1, whole))
     total = matmul(row, w.transpose(1, 2))
     if not (all_finite(total) if sees else is_one):
         # NaN beside a weight of zero, or a quotient that is out of range: size by size
@@ -39,7 +40,7 @@ def dense_sizes(weights: Tensor, size: Tensor | None) -> Tensor:
         careful = product(share, size.to(w.dtype)[:, :, None]).transpose(1, 2)
         # what is odd in one sample leaves the last bits of the others alone
         total = torch.where(total.isfinite().all(dim=-1, keepdim=True), total, careful) if sees else careful
-    elif not usual and (not sees or tiny.any()):
+    elif not sees or tiny.any():
         share = safe_divide(torch.where(tiny, w, 0), whole)
         total = total + product(share, size.to(w.dtype)[:, :, None]).transpose(1, 2)
-    return total[:, 0].to(size.dtype)
+    return total[:, 0].to(fine)

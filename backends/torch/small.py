@@ -128,9 +128,8 @@ def merge(x: Tensor, size: Tensor | None, assignment: Tensor, slots: int) -> tup
             return None
     first = torch.from_numpy(ordered.searchsorted(_count(b * slots)))
     values = (x if x.dtype == work else x.to(work)).reshape(b * n, c)
-    merged = torch.embedding_bag(values, torch.from_numpy(order), first, False, 0, False, torch.from_numpy(weights))[
-        0
-    ].view(b, slots, c)
+    rows, shares = torch.from_numpy(order), torch.from_numpy(weights)
+    merged = torch.embedding_bag(values, rows, first, False, 0, False, shares)[0].view(b, slots, c)
     return merged if x.dtype == work else merged.to(x.dtype), torch.from_numpy(total.reshape(b, slots))
 
 

@@ -298,7 +298,7 @@ PROOF = Proof(
     ),
     padding="ATS-7",
     most_inputs={"random": "uniforms"},
-    odd={"max_tokens": (7, 65, 200), "heads": (1, 5, 12), "width": (1, 17, 65)},
+    odd={"max_tokens": (7, 65, 200), "heads": (1, 5, 19), "width": (1, 17, 131)},
     odd_exact={"width": (4, 16), "heads": (1, 4, 16)},  # the sum of all scores is a power of two
     largest={"max_tokens": 64},
     differences=lambda case, outcome, want: ("ATS-5",),

@@ -131,7 +131,7 @@ PROOF = Proof(
         ),
     ),
     padding="PM-4",
-    odd={"num_tokens_out": (1, 5, 17, 65), "channels": (3, 17, 65, 129)},  # a single channel has no LayerNorm
+    odd={"num_tokens_out": (1, 5, 17, 65), "channels": (3, 17, 65, 771)},  # a single channel has no LayerNorm
     first=("PM-5",),
     formula=by_queries,
 )

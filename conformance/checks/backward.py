@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from tokenmerge.conformance.case import Case, Outcome, context, give, make_merger, to_numpy
 from tokenmerge.conformance.checks.check import LEARNED, check_each
+from tokenmerge.conformance.checks.doors import plan_of
 from tokenmerge.conformance.draws import sizes
 from tokenmerge.conformance.mergers import MERGERS
 from tokenmerge.conformance.plan import apply, sample_plans, share, stored
@@ -129,14 +131,28 @@ def _backward(subject: Subject, case: Case) -> None:
         names = [name for name, array in case.inputs.items() if array.dtype.kind == "f"]
         made = make_merger(case, module, subject.device)
 
-        def loss(*values: Any) -> Any:
-            return of.loss(made(**(arrays | dict(zip(names, values, strict=True)))))
+        def called(given: dict[str, Any]) -> Any:
+            return made(**given)
 
-        got = module.gradient(jitted(subject, loss), *(arrays[name] for name in names))
-        got = {name: to_numpy(module, each) for name, each in zip(names, got, strict=True)}
+        def planned(given: dict[str, Any]) -> Any:
+            plan, size = plan_of(case, module, given, subject.device), given.get("size")
+            result = outcome.result._replace(size=plan.merge_size(size), plan=plan)
+            return result._replace(tokens=plan.merge(given["x"], size))
+
+        # PatchMerger mixes what it made of the tokens; and where gradients are compiled, one door is enough
+        both = not subject.compiles and case.merger != "patch_merger" and "mask" not in case.inputs
+        found = []
+        for door in (called, planned) if both else (called,):
+
+            def loss(*values: Any, door: Callable[..., Any] = door) -> Any:
+                return of.loss(door(arrays | dict(zip(names, values, strict=True))))
+
+            got = module.gradient(jitted(subject, loss), *(arrays[name] for name in names))
+            found.append({name: to_numpy(module, each) for name, each in zip(names, got, strict=True)})
     want = of.wanted(names)
-    for name in names:
-        of.demand(name, got[name], want.get(name))
+    for gradients_of_door in found:
+        for name in names:
+            of.demand(name, gradients_of_door[name], want.get(name))
 
 
 @check_each(

@@ -132,6 +132,11 @@ def degenerate(subject: Subject, data: Any, merger: str) -> None:
     case = data.draw(subject.cases(merger, "degenerate"))
     outcome = subject.judge(case)
     subject.demand(case, exactly("NaN among the tokens", bool(np.isnan(outcome.tokens).any()), False))
+    if subject.compiles:
+        return
+    for name in {"x", "metric", "value"} & case.inputs.keys() if merger in DECIDING else ():  # others have a `dim`
+        with blame("CALL-5"):
+            subject.judge(replace(case, inputs=case.inputs | {name: case.inputs[name][..., :0]}))
 
 
 @check_each(

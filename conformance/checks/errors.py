@@ -25,11 +25,15 @@ from tokenmerge.spec import batch
 )
 def errors(subject: Subject, data: Any, merger: str) -> None:
     for config, call in MERGERS[merger].bad:  # all of them: it takes no longer than one call that is computed
-        want = raised(attempt, merger, config, call, batch, lambda array: array)
-        got = raised(attempt, merger, config, call, subject.module, subject.module.from_numpy)
-        if got != want:
-            arguments = {name: getattr(value, "shape", value) for name, value in call.items()}
-            raise Mismatch(f"raised {got}, but should raise {want} [{merger} with {config} and {arguments}]")
+        for door in (attempt, attempt_plan):
+            want = raised(door, merger, config, call, batch, lambda array: array)
+            if door is attempt_plan and want == "nothing":  # what is bad is not for the plan, which would be computed
+                continue
+            got = raised(door, merger, config, call, subject.module, subject.module.from_numpy)
+            if got != want:
+                arguments = {name: getattr(value, "shape", value) for name, value in call.items()}
+                where = f"{merger}{'.plan' if door is attempt_plan else ''} with {config} and {arguments}"
+                raise Mismatch(f"raised {got}, but should raise {want} [{where}]")
 
 
 @check_each(
@@ -66,6 +70,16 @@ def attempt(merger: str, config: Any, call: dict[str, Any], module: Any, convert
     arguments = {key: convert(value) if isinstance(value, np.ndarray) else value for key, value in call.items()}
     if arguments:
         made(arguments.pop("x"), **arguments)
+
+
+def attempt_plan(merger: str, config: Any, call: dict[str, Any], module: Any, convert: Callable[[Any], Any]) -> None:
+    """The same arguments at the other door, the merger's `plan`: its own by position, the rest by name."""
+    made = module.MERGERS[merger](**config)
+    arguments = {key: convert(value) if isinstance(value, np.ndarray) else value for key, value in call.items()}
+    x = arguments.pop("x", None)
+    arguments.pop("size", None)
+    if call:
+        made.plan(*(arguments.pop(name, x) for name in MERGERS[merger].description.inputs), **arguments)
 
 
 def raised(function: Callable[..., Any], *given: Any, **named: Any) -> str:

@@ -25,6 +25,8 @@ from tokenmerge.conformance.verdict import exactly, within
 DECIMALS = [(25, 0.28), (100, 0.55), (10, 0.30000000000000004), (49, 0.02040816326530612), (33, 0.33333333333333337)]
 
 
+SHORT = 2.0**-10  # the length of such tokens
+
 # How far vectors are apart whose similarities the next lower precision cannot tell from one another.
 NEAR = {"float32": 1e-3, "float64": 1e-6}
 
@@ -78,15 +80,18 @@ def scores(subject: Subject, data: Any) -> None:
 @check(
     "patch_merger-offset",
     3,
-    "Tokens whose channels lie far from zero, close together, are normalized like all others: nothing cancels.",
+    "Tokens whose channels lie far from zero, close together, are normalized like all others: nothing cancels; and so "
+    "are short ones, whose variance is less than eps.",
     "PM-1",
     share=0.3,
 )
 def offset(subject: Subject, data: Any) -> None:
     case = data.draw(subject.cases("patch_merger", "generic"))
     case.config.pop("eps", None)  # without it a constant token amplifies rounding without limit
+    short = replace(case, inputs=case.inputs | {"x": case.inputs["x"] * SHORT})
     case.inputs["x"] += 1000.0 if working(subject.dtype) == subject.dtype else 30.0
     subject.judge(case)
+    subject.judge(short)
 
 
 @check(
@@ -112,7 +117,8 @@ def ratio(subject: Subject, data: Any) -> None:
 @check(
     "ltm-first-mask",
     3,
-    "With a weight of zero the mask is the first one: smoothed average pooling, or what was given.",
+    "With a weight of zero the mask is the first one: smoothed average pooling, or what was given; `chain` gives it to "
+    "the next layer.",
     "LTM-2",
     "LTM-3",
     "LTM-7",
@@ -121,4 +127,9 @@ def ratio(subject: Subject, data: Any) -> None:
 def first_mask(subject: Subject, data: Any) -> None:
     case = data.draw(subject.cases("ltm", "generic"))
     case.params["weight"][:] = 0
-    subject.judge(case)
+    outcome, protected = subject.judge(case), case.config["protected"]
+    if hasattr(getattr(subject.module, "ltm", None), "chain"):
+        with context(subject.module, subject.dtype):
+            got = to_numpy(subject.module, subject.module.ltm.chain(outcome.result.plan, protected))
+        want = np.swapaxes(outcome.plan["weights"][:, protected:, protected:], 1, 2)
+        subject.demand(case, exactly("ltm.chain(plan, protected)", got, want, "LTM-3"))

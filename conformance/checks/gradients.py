@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from tokenmerge.conformance.case import Case, context, give, make_merger, to_numpy
+from tokenmerge.conformance.checks.backward import jitted
 from tokenmerge.conformance.checks.check import LEARNED, check_each
 from tokenmerge.conformance.mergers import MERGERS
 from tokenmerge.conformance.rounding import UNIT, Rounded
@@ -87,7 +88,7 @@ def gradient(subject: Subject, data: Any, merger: str) -> None:
         def loss(*values: Any) -> Any:
             return (made(**(arrays | dict(zip(names, values, strict=True)))).tokens * weight).sum()
 
-        got = [to_numpy(module, g) for g in module.gradient(loss, *(arrays[name] for name in names))]
+        got = [to_numpy(module, g) for g in module.gradient(jitted(subject, loss), *(arrays[name] for name in names))]
     of_spec = loss_of_spec(case, upstream)
     for name, value in zip(names, got, strict=True):
         want = central_differences(partial(of_spec, name), case.inputs[name].astype(np.float64))
@@ -136,7 +137,7 @@ def parameter_gradient(subject: Subject, data: Any, merger: str) -> None:
         def loss(*values: Any) -> Any:
             return (merged(functions.plan, norm, tokens, dict(zip(names, values, strict=True)), arrays) * weight).sum()
 
-        got = [to_numpy(module, g) for g in module.gradient(loss, *params)]
+        got = [to_numpy(module, g) for g in module.gradient(jitted(subject, loss), *params)]
 
     def loss_of_spec(name: str, value: Array) -> float:
         total = 0.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from inspect import signature
 from math import sqrt
 from typing import Any
 
@@ -14,8 +15,10 @@ from tokenmerge.conformance.checks.check import check
 from tokenmerge.conformance.rounding import Rounded
 from tokenmerge.conformance.subject import Mismatch, Subject
 from tokenmerge.conformance.verdict import within
+from tokenmerge.spec import ltm
 
 DTYPE = "float32"  # at least: the prior is made from integers, not from arrays that have a dtype
+DEFAULT = signature(ltm.grid_prior).parameters["smoothing"].default
 SIDES = st.integers(1, 9)
 
 
@@ -31,8 +34,9 @@ def grid_prior(subject: Subject, data: Any) -> None:
     rows, columns = data.draw(st.sampled_from([(4, 6), (3, 5), (7, 7), (1, 8), (9, 2)]), label="grid")
     merged = (data.draw(st.integers(1, rows), label="rows"), data.draw(st.integers(1, columns), label="columns"))
     smoothing = data.draw(st.sampled_from([0.25, 0.1, 0.0, 1.0]), label="smoothing")
+    told = () if smoothing == DEFAULT else (smoothing,)
     with context(subject.module, DTYPE):
-        got = to_numpy(subject.module, subject.module.ltm.grid_prior((rows, columns), merged, smoothing))
+        got = to_numpy(subject.module, subject.module.ltm.grid_prior((rows, columns), merged, *told))
     # every entry from the definition: token (i, j) in the window of slot (p, q)
     i, j, p, q = np.ogrid[:rows, :columns, : merged[0], : merged[1]]
     inside, count = _window(i, rows, p, merged[0]), _window(j, columns, q, merged[1])

@@ -19,6 +19,7 @@ from tokenmerge.spec.shared.constants import LOG_FLOOR
 
 Array = np.ndarray[Any, Any]
 ROOM = "information_bottleneck"
+LABELS = (np.int64, np.int32, np.uint8)
 
 
 def _call(subject: Subject, function: str, arrays: dict[str, Array], *rest: Any) -> tuple[Array, dict[str, Array]]:
@@ -57,7 +58,7 @@ def _distribution(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
 def cluster_scores(subject: Subject, data: Any) -> None:
     rng = np.random.default_rng(data.draw(seeds, label="seed"))
     beta = data.draw(st.sampled_from([0.0, 1.0, 7.5]), label="beta")
-    s, c, a = data.draw(st.sampled_from([(5, 4, 3), (33, 17, 20), (0, 4, 3)]), label="S, C, A")
+    s, c, a = data.draw(st.sampled_from([(5, 4, 3), (131, 67, 35), (0, 4, 3)]), label="S, C, A")
     arrays = {"f": rng.standard_normal((s, c)) * (rng.random((s, 1)) < 0.8), "centroids": rng.standard_normal((a, c))}
     got, seen = _call(subject, "cluster_scores", arrays, beta)
     f, centroids = (Rounded.exact(seen[name], subject.dtype) for name in ("f", "centroids"))
@@ -75,8 +76,11 @@ def cluster_scores(subject: Subject, data: Any) -> None:
 )
 def estimate_q(subject: Subject, data: Any) -> None:
     rng = np.random.default_rng(data.draw(seeds, label="seed"))
-    s, a, most = data.draw(st.sampled_from([(6, 3, 3), (65, 17, 100), (0, 3, 3)]), label="S, A, Y")
-    arrays = {"phi_out": _distribution(rng, (s, a)), "labels": rng.integers(0, most, s)}
+    s, a, most = data.draw(st.sampled_from([(6, 3, 3), (131, 35, 100), (0, 3, 3)]), label="S, A, Y")
+    arrays = {
+        "phi_out": _distribution(rng, (s, a)),
+        "labels": rng.integers(0, most, s, data.draw(st.sampled_from(LABELS), label="dtype of the labels")),
+    }
     given = data.draw(st.sampled_from([(), (most + 2,)]), label="num_classes") if s else (most,)
     got, seen = _call(subject, "estimate_q", arrays, *given)
     classes = given[0] if given else int(arrays["labels"].max()) + 1
@@ -94,7 +98,7 @@ def estimate_q(subject: Subject, data: Any) -> None:
 )
 def ib_bound(subject: Subject, data: Any) -> None:
     rng = np.random.default_rng(data.draw(seeds, label="seed"))
-    shapes = [(5, 4, 3, 2), (1, 4, 3, 2), (0, 4, 3, 2), (33, 20, 17, 100)]
+    shapes = [(5, 4, 3, 2), (1, 4, 3, 2), (0, 4, 3, 2), (131, 35, 67, 100)]
     s, b, a, classes = data.draw(st.sampled_from(shapes), label="S, B, A, Y")
     arrays = {
         "phi_in": _distribution(rng, (s, b)),
@@ -118,7 +122,7 @@ def ib_bound(subject: Subject, data: Any) -> None:
 )
 def mutual_information(subject: Subject, data: Any) -> None:
     rng = np.random.default_rng(data.draw(seeds, label="seed"))
-    a, b = data.draw(st.sampled_from([(3, 4), (17, 33)]), label="A, B")
+    a, b = data.draw(st.sampled_from([(3, 4), (67, 35)]), label="A, B")
     got, seen = _call(subject, "mutual_information", {"p_ab": _distribution(rng, (a * b,)).reshape(a, b)})
     p = Rounded.exact(seen["p_ab"], subject.dtype)
     gain = _log(p) - _log(p.sum(axis=1, keepdims=True)) - _log(p.sum(axis=0, keepdims=True))
@@ -126,7 +130,7 @@ def mutual_information(subject: Subject, data: Any) -> None:
 
 
 # samples, tokens, merged tokens, channels, clusters, classes
-MASKS = [(2, 5, 2, 3, 4, 3), (5, 33, 5, 17, 20, 100)]
+MASKS = [(2, 5, 2, 3, 4, 3), (5, 65, 17, 19, 35, 100)]
 
 
 def _mask_arrays(data: Any, *shapes: tuple[int, ...]) -> dict[str, Array]:

@@ -21,6 +21,10 @@ SCALED = {"metric": 2.0**20, "attn": 2.0**-26}
 HALF = ("float16", "bfloat16")
 
 
+# dtypes of indices, any of which a permutation may have; the narrowest that holds it
+INDICES = (np.uint8, np.int16, np.int32)
+
+
 def others(subject: Subject) -> list[str]:
     """Dtypes in which a second input may be: float64 only where all is float64, which some frameworks must be told."""
     known = [dtype for dtype in subject.module.DTYPES if dtype not in (subject.dtype, "float64")]
@@ -47,6 +51,13 @@ def mixed(subject: Subject, data: Any, merger: str) -> None:
     else:
         case = data.draw(any_cases(merger, sized=True))
     subject.judge(case)
+    if "permutation" in case.inputs:
+        most = case.inputs["permutation"].max(initial=0)
+        narrow = next(kind for kind in INDICES if most <= np.iinfo(kind).max)
+        with blame("TOME-11"):
+            subject.judge(
+                replace(case, inputs=case.inputs | {"permutation": case.inputs["permutation"].astype(narrow)})
+            )
     for name in [name for name, array in case.inputs.items() if name != "x" and array.dtype.kind == "f"]:
         if name == "size" and subject.dtype == "float64":  # then they may be counted in float32
             continue

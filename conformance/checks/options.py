@@ -24,7 +24,7 @@ FIXED: dict[str, tuple[tuple[str, ...], dict[str, Any], tuple[str, ...]]] = {
     "tome-random": (("TOME-11",), {"matching": "random"}, ("exact", "generic")),
     "ats-uniforms": (("ATS-4",), {"random": "uniforms"}, ("generic",)),
     "ats-gumbel": (("ATS-6",), {"random": "noise"}, ("generic", "degenerate")),
-    "patch_merger-logit_scale": (("PM-2",), {"variant": ("logit_scale", 1.0)}, ("generic",)),
+    "patch_merger-logit_scale": (("PM-2",), {"variant": ("logit_scale", -0.75)}, ("generic",)),
     "patch_merger-no-logits": (("PM-2",), {"variant": ("logit_scale", 0.0)}, ("generic",)),
 }
 

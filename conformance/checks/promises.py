@@ -11,7 +11,7 @@ from tokenmerge.conformance.case import context, give, make_merger, read, to_num
 from tokenmerge.conformance.checks.check import LEARNED, check_each
 from tokenmerge.conformance.checks.independence import same
 from tokenmerge.conformance.mergers import MERGERS
-from tokenmerge.conformance.subject import Subject
+from tokenmerge.conformance.subject import Mismatch, Subject
 from tokenmerge.conformance.verdict import exactly
 from tokenmerge.spec import batch
 
@@ -112,4 +112,14 @@ def signature(subject: Subject, data: Any, merger: str) -> None:
 
         by_name = call(module.MERGERS[merger](**least))
         by_position = call(module.MERGERS[merger](*whole))
+        inputs = MERGERS[merger].description.inputs
+        named = {name: arrays.get(name, arrays["x"]) for name in inputs}
+        named |= {name: array for name, array in arrays.items() if name not in ("x", "size")}
+        try:
+            planned = make_merger(case, module, subject.device).plan(**named)
+        except TypeError as error:
+            raise Mismatch(f"{merger}.plan({', '.join(named)}) raised {error} [{case}]", rules=("CALL-12",)) from None
+        plan = by_position.result._replace(plan=planned)
+        by_names = read(plan, seen, size, module, subject.dtype)
     subject.demand(case, *same(by_position, by_name, rules=("CALL-12",), why="with all options by position"))
+    subject.demand(case, *same(by_names, by_position, rules=("CALL-12",), why="of a plan with all arguments by name"))

@@ -27,13 +27,10 @@ def strided(subject: Subject, data: Any, merger: str) -> None:
         arrays = {}
         for name, array in case.inputs.items():
             # every second entry of the token axis, and the last two axes exchanged twice
-            wide = np.repeat(array, 2, axis=1) if array.ndim > 1 else array
-            view = module.from_numpy(wide, case.in_dtype(name, dtype), subject.device)
-            arrays[name] = view[:, ::2] if array.ndim > 1 else view
-            if array.ndim > 2:
-                turned = np.ascontiguousarray(np.swapaxes(wide, -1, -2))
-                view = module.from_numpy(turned, case.in_dtype(name, dtype), subject.device)
-                arrays[name] = view.swapaxes(-1, -2)[:, ::2]
+            dtype_of, wide = case.in_dtype(name, dtype), np.repeat(array, 2, axis=1) if array.ndim > 1 else array
+            turned = np.ascontiguousarray(np.swapaxes(wide, -1, -2)) if array.ndim > 1 else wide
+            view = module.from_numpy(turned, dtype_of, subject.device)
+            arrays[name] = view.swapaxes(-1, -2)[:, ::2] if array.ndim > 1 else view
         seen = {name: to_numpy(module, array) for name, array in arrays.items()}
         size = arrays.get("size")
         outcome = read(make_merger(case, module, subject.device)(**arrays), seen, size, module, dtype)

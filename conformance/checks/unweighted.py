@@ -129,3 +129,12 @@ def partition(subject: Subject, data: Any) -> None:
     arrays["x"] = np.stack([_poisoned(rng, _numbers(rng, len(slots), c), each) for each in unused])
     arrays["y"] = _numbers(rng, b, p, c)
     _hold(subject, [spec.PartitionPlan(each, p) for each in arrays["assignment"]], arrays, {"num_tokens_out": p})
+    # without a number it is the largest slot of all samples, and one
+    lacking = arrays["assignment"].copy()
+    lacking[0][lacking[0] == p - 1] = 0
+    with context(subject.module, subject.dtype):
+        made = subject.module.PartitionPlan(subject.module.from_numpy(lacking, None, subject.device))
+    want = int(lacking.max()) + 1
+    found = exactly("PartitionPlan(assignment).num_tokens_out", made.num_tokens_out, want)
+    if not found.ok:
+        raise Mismatch(found.message, rules=("PLAN-1",))

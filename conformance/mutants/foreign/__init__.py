@@ -9,12 +9,21 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tokenmerge.conformance.mutants.foreign import doors, gradients, options, shapes, state, values
+from tokenmerge.conformance.mutants.foreign import (
+    conventions,
+    doors,
+    gradients,
+    networks,
+    options,
+    shapes,
+    state,
+    values,
+    wide,
+)
 from tokenmerge.conformance.mutants.mutant import Mutant
 
-FOREIGN: dict[str, Mutant] = {
-    mutant.name: mutant for room in (shapes, doors, options, state, values, gradients) for mutant in room.MUTANTS
-}
+ROOMS = (shapes, wide, doors, options, conventions, state, values, gradients, networks)
+FOREIGN: dict[str, Mutant] = {mutant.name: mutant for room in ROOMS for mutant in room.MUTANTS}
 SURVIVORS_FILE = Path(__file__).with_name("survivors.txt")
 
 

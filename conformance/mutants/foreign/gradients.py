@@ -164,6 +164,12 @@ MUTANTS = (
         "tome",
     ),
     _mutant(
+        "planned-merge-blocked",
+        "No gradient goes through plan.merge; the merger's call has a kernel of its own.",
+        (Edit("plan", "return self.merge_both(x, size)[0]", "return self.merge_both(x.detach(), size)[0]"),),
+        "tome",
+    ),
+    _mutant(
         "empty-group-nan",
         "Where a size is 0 the gradient of all is NaN.",
         calling("tome", _with_tokens(_empty_groups_nan)),

@@ -84,19 +84,6 @@ MUTANTS = (
         ),
     ),
     bug(
-        "all-real-is-no-mask-ltm",
-        "PLAN-9",
-        "A mask of LTM without padding is taken for none.",
-        "ltm",
-        (
-            "ltm",
-            "    if mask is not None:\n        z = np.where",
-            "    mask = None if mask is not None and mask.all() else mask\n"
-            "    if mask is not None:\n"
-            "        z = np.where",
-        ),
-    ),
-    bug(
         "no-channels",
         "CALL-5",
         "Tokens without channels are refused.",
@@ -120,18 +107,6 @@ MUTANTS = (
             "    r, k = r or 0, k or 1  # only one of the two is used\n"
             "    if metric.shape[2] == 0:\n"
             "        raise ValueError('no width')\n",
-        ),
-    ),
-    bug(
-        "memory-order",
-        "CALL-9",
-        "Sizes are read in the order in which they lie in memory.",
-        "tome",
-        (
-            "tome",
-            '        check.tokens("tome", x, size, ("metric", metric, "N D"))\n',
-            '        check.tokens("tome", x, size, ("metric", metric, "N D"))\n'
-            "        size = None if size is None else size.ravel(order='K').reshape(size.shape)\n",
         ),
     ),
     bug(
@@ -191,21 +166,6 @@ MUTANTS = (
             "        made = self.plan(x if metric is None else metric, mask=mask, permutation=permutation)\n",
             "        metric = x if metric is None else metric\n"
             "        read = (mask, permutation, metric[:1, :1])\n"
-            "        held = (b'' if each is None else each.tobytes() for each in read)\n"
-            "        made = self.plan(metric, mask=mask, permutation=permutation)\n"
-            "        made = self.__dict__.setdefault('kept', {}).setdefault((metric.shape, *held), made)\n",
-        ),
-    ),
-    bug(
-        "kept-by-the-first-channel",
-        "CALL-3",
-        "A merger keeps its plan for the next metric of equal shape whose first channels are the same.",
-        "tome",
-        (
-            "tome",
-            "        made = self.plan(x if metric is None else metric, mask=mask, permutation=permutation)\n",
-            "        metric = x if metric is None else metric\n"
-            "        read = (mask, permutation, metric[:, :, :1])\n"
             "        held = (b'' if each is None else each.tobytes() for each in read)\n"
             "        made = self.plan(metric, mask=mask, permutation=permutation)\n"
             "        made = self.__dict__.setdefault('kept', {}).setdefault((metric.shape, *held), made)\n",

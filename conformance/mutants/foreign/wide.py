@@ -6,17 +6,6 @@ from tokenmerge.conformance.mutants.foreign.bug import bug
 
 MUTANTS = (
     bug(
-        "similarity-of-128-entries",
-        "TOME-2",
-        "The similarity is summed over the first 128 entries.",
-        "tome",
-        (
-            "matching",
-            "similarity = a[some, part] @ np.swapaxes(b[some], 1, 2)",
-            "similarity = a[some, part, :128] @ np.swapaxes(b[some, :, :128], 1, 2)",
-        ),
-    ),
-    bug(
         "channels-from-the-513th",
         "PLAN-1",
         "Channels from the 513th on come out as zeros.",
@@ -26,28 +15,6 @@ MUTANTS = (
             "        weights = self._weights(size)[:, :, None]\n",
             "        weights = self._weights(size)[:, :, None]\n"
             "        x = np.where(np.arange(x.shape[2]) < 512, x, x.dtype.type(0))\n",
-        ),
-    ),
-    bug(
-        "samples-from-the-33rd",
-        "CALL-4",
-        "Samples from the 33rd on get the plan of the first.",
-        "tome",
-        (
-            "tome",
-            "    if mask is None:\n        width = kth_tokens_out",
-            "    assignment[32:] = assignment[:1]\n    if mask is None:\n        width = kth_tokens_out",
-        ),
-    ),
-    bug(
-        "values-of-64-channels",
-        "ATS-2",
-        "The length of a value is that of its first 64 channels, with score concat.",
-        "ats",
-        (
-            "ats",
-            'np.einsum("bhnd,bhnd->bn", others, others)',
-            'np.einsum("bhnd,bhnd->bn", others[..., :64], others[..., :64])',
         ),
     ),
     bug(

@@ -101,6 +101,7 @@ def test_a_patched_model_and_a_model_to_patch_give_the_same(tmp_path: Path) -> N
         ([DIGITS, "--out", "a.onnx", "--format", "onxn"], "export: `format` must be one of"),
         ([DIGITS, "--out", "a.onnx", "--opset", "11"], "export: `opset` must be an integer >= 18, got 11"),
         ([DIGITS, "--out", "a.onnx", "--batch", "0"], "export: `batch` must be an integer >= 1, got 0"),
+        ([DIGITS, "--out", "a.onnx", "--opset", "999"], "export: `opset` must be at most"),
         ([DIGITS, "--out", "a.onnx", "--threads", "0"], "export: `threads` must be an integer >= 1, got 0"),
         ([DIGITS, "--out", "a.onnx", "--seconds", "nan"], "export: `seconds` must be a number in [0, 3600], got nan"),
         ([DIGITS, "--out", "a.onnx", "--merger", "tome"], "export: `r` must be given with the merger tome"),

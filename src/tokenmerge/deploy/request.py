@@ -59,6 +59,12 @@ got 'onxn' (did you mean 'onnx'?)
         if self.int8 and self.dtype != "float32":
             raise ValueError(f"export: `int8` must be with dtype='float32', got {self.dtype!r}")
         self.runtime.require()
+        if self.opset is not None:
+            import onnx
+
+            newest = onnx.defs.onnx_opset_version()
+            if self.opset > newest:
+                raise ValueError(f"export: `opset` must be at most {newest}, which onnx knows, got {self.opset}")
 
     @property
     def runtime(self) -> Format:

@@ -532,7 +532,7 @@ def test_a_block_with_a_forward_of_its_own_is_refused_by_name() -> None:
             timm.create_model("beit_base_patch16_224", embed_dim=24, depth=2, num_heads=2),
             "tome",
             {"r": 1},
-            r"patch: `model` must hold .*, got none in timm\.models\.beit\.Beit \(whose blocks\.0 \(Block\) adds a b",
+            r"patch: `around` must be 'mlp' with 'tome' or 'ltm' for Beit, whose attention adds a bias to every pair ",
         ),
         (
             torch.nn.Linear(2, 2),

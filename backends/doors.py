@@ -9,7 +9,7 @@ from tokenmerge.backends.registry import get_backend
 from tokenmerge.spec.mergers import MERGERS as DESCRIPTIONS
 from tokenmerge.spec.shared.arguments import check_integer, check_names, shown
 from tokenmerge.spec.shared.options import ATSOptions, LTMOptions, PatchMergerOptions, ToMeOptions
-from tokenmerge.spec.shared.vit_config import ViTConfig
+from tokenmerge.spec.shared.vit_config import ViTConfig, check_config
 
 if TYPE_CHECKING:  # no framework is loaded for its types
     import tokenmerge.backends.jax as jax_backend
@@ -188,8 +188,7 @@ def get_vit(config: ViTConfig, *, backend: str = "numpy", seed: int = 0, **optio
     >>> out.logits.shape, out.tokens.shape
     ((1, 5), (1, 49, 16))
     """
-    if not isinstance(config, ViTConfig):
-        raise TypeError(f"get_vit: `config` must be a ViTConfig, got {type(config).__name__}")
+    check_config("get_vit", config)
     check_integer("get_vit", "seed", seed, minimum=0)
     module = get_backend(backend)
     if not hasattr(module, "ViT"):

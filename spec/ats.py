@@ -214,6 +214,7 @@ class ATSMerging(Merging):
             check_integer("ATSMerging", "max_tokens", budget, minimum=1)
         check_choice("ATSMerging", "score", self.score, ("per_head", "concat"))
         check_around_option("ATSMerging", self.around)
+        self._plain()
 
     def spread(self, config: ViTConfig, blocks: list[int], whole: bool) -> Iterator[tuple[int, int]]:
         if not config.class_token:

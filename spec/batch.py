@@ -236,4 +236,5 @@ def from_numpy(array: Array, dtype: str | None = None, device: str | None = None
 
 def to_numpy(array: Array) -> Array:
     """A NumPy array of the same values."""
+    check.to_numpy(array)
     return array

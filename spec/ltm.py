@@ -195,6 +195,7 @@ class LTMMerging(Merging):
         check_prefix_option("LTMMerging", self.protected)
         check_real("LTMMerging", "prior_smoothing", self.prior_smoothing, 0.0, 1.0, "[0, 1]")
         check_around_option("LTMMerging", self.around, BRANCHES)
+        self._plain()
 
     def move(self, amount: int, tokens: int, prefix: int) -> Move:
         protected = protected_tokens(self.protected, prefix, tokens)

@@ -136,6 +136,7 @@ class PatchMergerMerging(Merging):
         if self.logit_scale is not None:
             check_real("PatchMergerMerging", "logit_scale", self.logit_scale, -math.inf, math.inf, "(-inf, inf)")
         check_around_option("PatchMergerMerging", self.around)
+        self._plain()
 
     def spread(self, config: ViTConfig, blocks: list[int], whole: bool) -> Iterator[tuple[int, int]]:
         if config.pool != "mean":

@@ -215,6 +215,7 @@ def compose(first: Plan, second: Plan, size: Array | None = None) -> Plan:
     """
     check_plans(first, second, Plan)
     check_composable(first.num_tokens_out, second.num_tokens_in)
+    check.optional("plan", "size", size, "N", N=first.num_tokens_in)
     if isinstance(first, DensePlan) or isinstance(second, DensePlan):
         return DensePlan(second.matrix(first.merge_size(size)) @ first.matrix(size), second.mask)
     if isinstance(first, SelectionPlan) and isinstance(second, SelectionPlan):

@@ -236,6 +236,7 @@ class ToMeMerging(Merging):
         check_flag("ToMeMerging", "prop_attn", self.prop_attn)
         check_prefix_option("ToMeMerging", self.protected)
         check_around_option("ToMeMerging", self.around, BRANCHES)
+        self._plain()
 
     @property
     def proportional(self) -> bool:

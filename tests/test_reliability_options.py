@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable
+from decimal import Decimal
 from fractions import Fraction
 from typing import Any
 
@@ -11,12 +12,37 @@ import numpy as np
 import pytest
 import torch
 
-from tokenmerge import ATSMerging, LTMMerging, PatchMergerMerging, ToMeMerging, ViTConfig, get_merger, get_vit
+from tokenmerge import (
+    ATSMerging,
+    LTMMerging,
+    PatchMergerMerging,
+    ToMeMerging,
+    ViTConfig,
+    export,
+    get_merger,
+    get_vit,
+    load_params,
+    merge_schedule,
+    save_params,
+)
 from tokenmerge.backends import get_backend
+from tokenmerge.clusters import centroids
+from tokenmerge.models import preset, vit_config
 from tokenmerge.spec.shared.arguments import check_choice, check_flag, check_integer, check_real, dtype_name
+from tokenmerge.spec.shared.flops import flops
+from tokenmerge.spec.shared.schedule import (
+    kth_tokens_out,
+    kth_width,
+    ltm_tokens_out,
+    ltm_tokens_out_upto,
+    tokens_removed,
+)
+from tokenmerge.spec.shared.vit_steps import steps
+from tokenmerge.weights import convert_params
 
 BACKENDS = ("numpy", "torch", "jax", "spec")
 HUGE = 10**400
+SMALL: dict[str, Any] = {"image_size": 8, "patch_size": 4, "dim": 8, "depth": 1, "heads": 2, "num_classes": 3}
 
 
 class Odd:
@@ -47,7 +73,9 @@ def test_integers_of_numpy_become_ours() -> None:
 
 
 @pytest.mark.parametrize(
-    "value", ["1", None, True, np.nan, HUGE, -HUGE, Fraction(HUGE), [1.0], Odd(), 1j, np.timedelta64(1)]
+    "value",
+    ["1", None, True, np.nan, HUGE, -HUGE, Fraction(HUGE), Fraction(1, 2), np.longdouble(0.5), [1.0], Odd(), 1j]
+    + [np.timedelta64(1), np.array(0.5), Decimal(1)],
 )
 def test_no_number(value: Any) -> None:
     assert said(lambda: check_real("ltm", "x", value, 0.0, 1.0, "(0, 1]")).startswith("ltm: `x` must be a number in")
@@ -101,6 +129,85 @@ def test_small_integers_are_integers(backend: str) -> None:
     assert get_merger("tome", backend=backend, r=np.uint64(2), protected=np.int8(1))(x).tokens.shape == (1, 298, 4)
     merger = get_merger("ltm", backend=backend, dim=np.int8(4), compression_ratio=0.5, protected=np.uint8(1))
     assert merger(x).tokens.shape == (1, 151, 4)
+
+
+def test_numbers_of_numpy_do_not_overflow_later() -> None:
+    config = ViTConfig(
+        dim=np.int8(64), heads=np.uint8(2), depth=np.int8(2), patch_size=np.uint8(16), dropout=np.float16(0)
+    )
+    assert (config.hidden_dim, type(config.dim), type(config.dropout)) == (256, int, float)
+    assert flops(config) == flops(ViTConfig(dim=64, heads=2, depth=2))
+    assert hash(config) == hash(ViTConfig(dim=64, heads=2, depth=2))
+    assert merge_schedule(np.int8(100), 3, steps=1) == (0, 300, 0)
+    assert merge_schedule((np.uint8(200), np.float16(1)), 2) == (0, 400)
+    assert type(ToMeMerging(r=[np.int8(3)]).r[0]) is int
+    assert type(PatchMergerMerging(num_tokens_out=np.uint8(3)).num_tokens_out) is int
+
+
+NOTHING_TO_DO_WITH_IT: list[tuple[str, Callable[[Any], Any]]] = [
+    ("flops", flops),
+    ("steps", steps),
+    ("get_vit", get_vit),
+    ("convert_params", lambda value: convert_params({}, value)),
+    ("preset", preset),
+    ("preset", lambda value: vit_config(value) if not isinstance(value, int) else preset(value)),
+    ("tokens_removed", lambda value: tokens_removed(value, 1)),
+    ("tokens_removed", lambda value: tokens_removed(4, 1, matching=value)),
+    ("kth_tokens_out", lambda value: kth_tokens_out(4, value)),
+    ("kth_width", lambda value: kth_width(value, 2)),
+    ("ltm_tokens_out", lambda value: ltm_tokens_out(value, 0.5)),
+    ("ltm_tokens_out", lambda value: ltm_tokens_out(4, value)),
+    ("ltm_tokens_out_upto", lambda value: ltm_tokens_out_upto(value, 0.5)),
+    ("save_params", lambda value: save_params(get_merger("ltm", dim=2, compression_ratio=0.5), value)),
+    ("load_params", lambda value: load_params(get_merger("ltm", dim=2, compression_ratio=0.5), value)),
+    ("bottleneck_tracker", lambda value: centroids(value, 2, 0)),
+    ("export", lambda value: export("tokenmerge:digits", value)),
+    ("export", lambda value: export("tokenmerge:digits", "a.onnx", int8=value)),
+    ("export", lambda value: export("tokenmerge:digits", "a.onnx", with_plans=value)),
+    ("export", lambda value: export("tokenmerge:digits", "a.onnx", opset=value)),
+    ("export", lambda value: export("tokenmerge:digits", "a.onnx", image_shape=value)),
+    ("export", lambda value: export("tokenmerge:digits", "a.onnx", weights=value)),
+]
+NONSENSE: list[Any] = [5.5, -1, [], {}, 1j, b"1", np.array([1, 2]), Odd(), np.timedelta64(3, "D"), HUGE, int, "a\0b"]
+
+
+@pytest.mark.parametrize(("name", "call"), NOTHING_TO_DO_WITH_IT)
+def test_doors_without_arrays(name: str, call: Callable[[Any], Any]) -> None:
+    for value in NONSENSE:
+        sentence = said(lambda value=value: call(value))
+        assert name in sentence.partition(": `")[0] or name == "preset", (value, sentence)
+
+
+@pytest.mark.parametrize("parts", [{"embedding/kernel": 1}, {"embeddings.patch_embeddings.projection.weight": 1}])
+def test_checkpoints_with_parts_that_are_no_arrays_or_of_other_axes(parts: dict[str, Any]) -> None:
+    query = {"encoder.layer.0.attention.attention.query.weight": np.ones((2, 2), "f4")}
+    for value in (None, "x", np.array("x"), np.ones(2, "f4"), np.ones((1, 2, 3), "f4")):
+        given = {name: value for name in parts} | (query if "embedding/kernel" not in parts else {})
+        assert said(lambda given=given: convert_params(given, ViTConfig(**SMALL))).startswith("convert_params: `")
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_what_is_given_beside_the_tokens(backend: str) -> None:
+    """Sizes that no composition needs are checked all the same; `to_numpy` takes arrays of its backend."""
+    module = get_backend(backend)
+    plan = get_merger("tome", backend=backend, r=0).plan(module.from_numpy(np.ones((2, 4, 3), "f4")))
+    for size in ("x", [1.0], module.from_numpy(np.ones((2, 5), "f4")), module.from_numpy(np.ones((2, 4), "i4"))):
+        assert said(lambda size=size: module.compose(plan, plan, size)).startswith("plan: `size` must ")
+    odd = [None, "x", [1.0], plan, np.array(["a"]), np.ma.masked_array([1.0]), np.zeros(1, [("a", "f4")])]
+    for array in (
+        odd if backend != "torch" else [*odd[:4], np.ones(2), torch.ones(2, device="meta"), torch.ones(2) * 1j]
+    ):
+        assert said(lambda array=array: module.to_numpy(array)).startswith("to_numpy: `array` must ")
+
+
+def test_tensors_of_two_devices_and_arrays_that_are_gone() -> None:
+    x, elsewhere = torch.ones(1, 4, 3), torch.ones(1, 4, 3, device="meta")
+    sentence = "tome: `metric` must be on the device of `x`, which is cpu, got meta"
+    assert said(lambda: get_merger("tome", backend="torch", r=1)(x, metric=elsewhere)) == sentence
+    jax = pytest.importorskip("jax")
+    gone = jax.numpy.ones((1, 4, 3))
+    gone.delete()
+    assert "got an array that is deleted or was donated" in said(lambda: get_merger("tome", backend="jax", r=1)(gone))
 
 
 CONFIGS: list[dict[str, Any]] = [

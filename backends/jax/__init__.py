@@ -13,6 +13,7 @@ import numpy as np
 from tokenmerge.backends.jax import ats, attention, information_bottleneck, ltm, patch_merger, plan, pooling, tome, vit
 from tokenmerge.backends.jax.ats import ATS
 from tokenmerge.backends.jax.bottleneck_tracker import BottleneckTracker
+from tokenmerge.backends.jax.check import check
 from tokenmerge.backends.jax.ltm import LTM
 from tokenmerge.backends.jax.mergers import MERGERS
 from tokenmerge.backends.jax.patch_merger import PatchMerger
@@ -46,6 +47,7 @@ def from_numpy(array: np.ndarray[Any, Any], dtype: str | None = None, device: st
 
 def to_numpy(array: jax.Array) -> np.ndarray[Any, Any]:
     """A NumPy array of the same values; bfloat16, which NumPy does not have, becomes float32."""
+    check.to_numpy(array)
     values = np.asarray(array)  # JAX would compile the cast, for every shape
     return values.astype(np.float32) if array.dtype == jnp.bfloat16 else values
 

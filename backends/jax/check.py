@@ -15,6 +15,11 @@ class ArrayCalls(Calls):
 
     source = jax.Array  # a key
 
+    def odd(self, array: Any) -> str:
+        if isinstance(array, jax.Array) and not isinstance(array, jax.core.Tracer) and array.is_deleted():
+            return "an array that is deleted or was donated"
+        return super().odd(array)
+
     def readable(self, array: Any) -> np.ndarray[Any, Any] | None:
         if isinstance(array, np.ndarray):
             return array

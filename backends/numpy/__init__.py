@@ -18,6 +18,7 @@ from tokenmerge.backends.numpy import (
     vit,
 )
 from tokenmerge.backends.numpy.ats import ATS
+from tokenmerge.backends.numpy.check import check
 from tokenmerge.backends.numpy.ltm import LTM
 from tokenmerge.backends.numpy.mergers import MERGERS
 from tokenmerge.backends.numpy.patch_merger import PatchMerger
@@ -46,6 +47,7 @@ def from_numpy(
 
 def to_numpy(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     """A NumPy array of the same values."""
+    check.to_numpy(array)
     return array
 
 

@@ -22,6 +22,7 @@ from tokenmerge.backends.torch import (
 )
 from tokenmerge.backends.torch.ats import ATS
 from tokenmerge.backends.torch.bottleneck_tracker import BottleneckTracker
+from tokenmerge.backends.torch.check import check
 from tokenmerge.backends.torch.ltm import LTM
 from tokenmerge.backends.torch.merger import as_numpy
 from tokenmerge.backends.torch.mergers import MERGERS
@@ -60,6 +61,7 @@ def from_numpy(array: np.ndarray[Any, Any], dtype: str | None = None, device: st
 
 def to_numpy(tensor: torch.Tensor) -> np.ndarray[Any, Any]:
     """A NumPy array of the same values; bfloat16, which NumPy does not have, as float32."""
+    check.to_numpy(tensor)
     return as_numpy(tensor)
 
 

@@ -50,6 +50,7 @@ class TensorCalls(Calls):
     """Checks of tensors; a compiler traces them, and none waits for a device."""
 
     source = (torch.Generator, type(None))
+    scalar = ()
 
     def array(
         self, owner: str, name: str, array: Any, letters: str, kind: str = "floating point", /, **sizes: int
@@ -107,6 +108,11 @@ class TensorCalls(Calls):
         if array.layout is not torch.strided:
             return f"a tensor of layout {array.layout}"
         return "a quantized tensor" if array.is_quantized else ""
+
+    def to_numpy(self, array: Any) -> None:
+        super().to_numpy(array)
+        if array.device.type == "meta":
+            raise TypeError("to_numpy: `array` must have numbers, got a tensor on the device meta")
 
     def together(self, owner: str, **arrays: Any) -> None:
         first, device = "", None

@@ -406,6 +406,7 @@ def compose(first: Plan, second: Plan, size: Tensor | None = None) -> Plan:
     """
     check_plans(first, second, Plan)
     check_composable(first.num_tokens_out, second.num_tokens_in)
+    first._check_size(size)
     if isinstance(first, DensePlan) or isinstance(second, DensePlan):
         # sizes as fine as the dense weights, so that a partition's matrix beside them is no coarser
         size = first._sizes(size, working_dtype(*(p.weights for p in (first, second) if isinstance(p, DensePlan))))

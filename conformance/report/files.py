@@ -16,7 +16,7 @@ def check_writable(name: str, path: Path) -> None:
         path: of the file, or of a pipe or device such as `/dev/stdout`.
     """
     if not (_is_stream(path) and os.access(path, os.W_OK)):
-        files.check_writable("conformance", name, path.resolve())
+        files.check_writable("conformance", name, path)
 
 
 def write(path: Path, text: str) -> None:

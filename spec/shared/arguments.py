@@ -10,6 +10,7 @@ import difflib
 import numbers
 import re
 from collections.abc import Callable, Iterable, Mapping
+from datetime import timedelta
 from typing import Any, NoReturn
 
 import numpy as np
@@ -129,13 +130,43 @@ def check_real(owner: str, name: str, value: Any, low: float, high: float, inter
     ...
     ValueError: ltm: `compression_ratio` must be a number in (0, 1], got 0
     """
-    is_number = isinstance(value, numbers.Real) and not isinstance(value, (bool, np.timedelta64))
+    # no fraction and no long double, which some frameworks cannot multiply with
+    is_number = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(
+        value, (bool, np.timedelta64, np.longdouble)
+    )
     number = _float(value) if is_number else low
     above = low <= number if interval[0] == "[" else low < number
     below = number <= high if interval[-1] == "]" else number < high
     if not (is_number and above and below):
-        sentence = f"{owner}: `{name}` must be a number in {interval}, got {shown(value)}"
+        hint = " (give an int or a float)" if not is_number and isinstance(value, numbers.Real) else ""
+        sentence = f"{owner}: `{name}` must be a number in {interval}, got {shown(value)}{hint}"
         raise (ValueError if is_number else TypeError)(sentence)
+
+
+def plain(value: Any) -> Any:
+    """A checked option, or a list or tuple of them, as Python's own numbers: NumPy's of eight bits overflow.
+
+    >>> plain(np.int8(100)), plain((np.uint8(3), 0.5))
+    (100, (3, 0.5))
+    """
+    if type(value) in (list, tuple):
+        return type(value)(plain(each) for each in value)
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def check_count(owner: str, name: str, value: Any, *, minimum: int = 0) -> None:
+    """As `check_integer`, of a number of tokens, which may be a symbol of a compiler: what computes as an integer does.
+
+    >>> check_count("tokens_removed", "num_tokens", 1.5)
+    Traceback (most recent call last):
+    ...
+    TypeError: tokens_removed: `num_tokens` must be an integer >= 0, got 1.5
+    """
+    if type(value) is int and minimum <= value <= LARGEST:  # the cheap question first: every call asks
+        return
+    symbol = hasattr(value, "__floordiv__") and not isinstance(value, (numbers.Number, np.generic, timedelta, type))
+    if not symbol or hasattr(value, "dtype"):
+        check_integer(owner, name, value, minimum=minimum)
 
 
 def check_flag(owner: str, name: str, value: Any) -> None:
@@ -183,6 +214,17 @@ def check_source_array(
         check_choice("from_numpy", "dtype", dtype, dtypes)
     if isinstance(device, str):  # a framework's own object for a device is its own affair
         check_choice("from_numpy", "device", device.partition(":")[0], devices())
+
+
+def check_own_array(array: Any, array_type: Any, odd: Callable[[Any], str]) -> None:
+    """Check what `to_numpy` takes: a plain array of the backend, with numbers in it."""
+    if not isinstance(array, array_type):
+        _refuse("to_numpy", "array", "an array of this backend", array)
+    kept_out = odd(array)
+    if kept_out:
+        raise TypeError(f"to_numpy: `array` must be a plain array of this backend, got {kept_out}")
+    if dtype_name(array) not in _NAMES:
+        raise TypeError(f"to_numpy: `array` must be {', '.join(KINDS)}, got {dtype_name(array)}")
 
 
 def check_protected(owner: str, protected: int, num_tokens: int) -> None:

@@ -34,6 +34,7 @@ class Calls:
     """
 
     source: type | tuple[type, ...] = np.random.Generator  # of random numbers
+    scalar: type | tuple[type, ...] = np.generic  # what a result without axes may be, beside an array
 
     def __init__(self, array_type: type | tuple[type, ...], batched: bool = True) -> None:
         self.array_type = array_type
@@ -60,6 +61,10 @@ class Calls:
         """As `sample`, where None is fine."""
         if array is not None:
             self.sample(owner, name, array, letters, kind, **sizes)
+
+    def to_numpy(self, array: Any) -> None:
+        """What `to_numpy` takes."""
+        arguments.check_own_array(array, (self.array_type, self.scalar), self.odd)
 
     def batch(self, array: Any) -> dict[str, int]:
         """The size of the batch axis, to hold other arrays against; nothing where there is none."""
@@ -180,12 +185,13 @@ class Calls:
     def tokens(self, owner: str, x: Any, size: Any, other: Any = None, **sizes: int) -> None:
         """What a merger's call takes: tokens, sizes, and another array `(name, value, letters)` of as many tokens."""
         n, _ = self.sample(owner, "x", x, "N C", **sizes)
-        known = self.batch(x) | {"N": n}
+        known, beside = self.batch(x) | {"N": n}, {}
         if other is not None:
             name, array, letters = other
             self.optional(owner, name, array, letters, **known)
+            beside = {name: array}
         self.optional(owner, "size", size, "N", **known)
-        self.together(owner, x=x, size=size)
+        self.together(owner, x=x, size=size, **beside)
 
     # What networks need around the mergers.
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
-from tokenmerge.spec.shared.arguments import check_choice, check_integer, shown
+from tokenmerge.spec.shared.arguments import check_choice, check_integer, plain, shown
 
 if TYPE_CHECKING:
     from tokenmerge.spec.shared.vit_config import ViTConfig
@@ -50,6 +50,11 @@ class Merging:
     DESCRIPTION: ClassVar[Description]
     NETWORK: ClassVar[Mapping[str, Any]] = NOTHING
     around: str | None = None
+
+    def _plain(self) -> None:
+        """Keep checked options as Python's own numbers."""
+        for name in getattr(self, "__dataclass_fields__", ()):
+            object.__setattr__(self, name, plain(getattr(self, name)))
 
     @property
     def proportional(self) -> bool:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from tokenmerge.spec.shared.vit_config import ViTConfig
+from tokenmerge.spec.shared.vit_config import ViTConfig, check_config
 from tokenmerge.spec.shared.vit_steps import Step, steps
 
 
@@ -71,12 +71,13 @@ def flops(config: ViTConfig) -> Flops:
         `Flops`.
 
     Raises:
-        ValueError: a configuration that contradicts itself.
+        TypeError: no configuration; ValueError: one that contradicts itself.
 
     >>> from tokenmerge import ToMeMerging
     >>> flops(ViTConfig()).total, flops(ViTConfig(merging=ToMeMerging(r=16))).total
     (17563828224, 8774680064)
     """
+    check_config("flops", config)
     rows, columns = config.grid
     classifiers = 2 if config.distillation_token else 1
     return Flops(

@@ -6,7 +6,7 @@ from fractions import Fraction
 from functools import lru_cache
 from typing import Any
 
-from tokenmerge.spec.shared.arguments import check_integer, check_real, shown
+from tokenmerge.spec.shared.arguments import check_choice, check_count, check_integer, check_real, plain, shown
 
 
 def tokens_removed(num_tokens: int, r: int, protected: int = 0, matching: str = "bipartite") -> int:
@@ -18,6 +18,8 @@ def tokens_removed(num_tokens: int, r: int, protected: int = 0, matching: str = 
     >>> tokens_removed(197, 16, protected=1), tokens_removed(5, 16, protected=1), tokens_removed(5, 16, 1, "random")
     (16, 2, 3)
     """
+    _check_counts("tokens_removed", num_tokens=num_tokens, r=r, protected=protected)
+    check_choice("tokens_removed", "matching", matching, ("bipartite", "kth", "random"))
     mergeable = num_tokens - protected
     return max(0, min(r, mergeable - 1 if matching == "random" else mergeable // 2))
 
@@ -28,6 +30,8 @@ def kth_tokens_out(num_tokens: int, k: int, protected: int = 0) -> int:
     >>> kth_tokens_out(10, 3)
     4
     """
+    _check_counts("kth_tokens_out", num_tokens=num_tokens, protected=protected)
+    check_count("kth_tokens_out", "k", k, minimum=1)
     if num_tokens <= protected:
         return num_tokens
     n = num_tokens - protected
@@ -40,6 +44,8 @@ def kth_width(num_tokens: int, k: int, protected: int = 0) -> int:
     >>> kth_tokens_out(6, 3), kth_tokens_out(5, 3), kth_width(6, 3)
     (2, 3, 3)
     """
+    _check_counts("kth_width", num_tokens=num_tokens, protected=protected)
+    check_count("kth_width", "k", k, minimum=1)
     shortest = max(0, num_tokens - k)
     return max(kth_tokens_out(n, k, protected) for n in range(shortest, num_tokens + 1))
 
@@ -52,18 +58,31 @@ def ltm_tokens_out(num_tokens: int, compression_ratio: float) -> int:
     >>> ltm_tokens_out(197, 0.8), ltm_tokens_out(100, 0.55), ltm_tokens_out(0, 0.5)
     (158, 55, 0)
     """
+    check_count("ltm_tokens_out", "num_tokens", num_tokens)
+    check_real("ltm_tokens_out", "compression_ratio", compression_ratio, 0.0, 1.0, "(0, 1]")
     ratio = Fraction(str(float(compression_ratio)))
     return -(-ratio.numerator * num_tokens // ratio.denominator)  # integers only: a compiler may trace `num_tokens`
 
 
-@lru_cache(maxsize=64)
 def ltm_tokens_out_upto(num_tokens: int, compression_ratio: float) -> tuple[int, ...]:
     """`ltm_tokens_out` of 0, 1, ..., n: a padded batch looks up each sample's own number of tokens.
 
     >>> ltm_tokens_out_upto(4, 0.5)
     (0, 1, 1, 2, 2)
     """
+    num_tokens = check_integer("ltm_tokens_out_upto", "num_tokens", num_tokens, minimum=0)
+    check_real("ltm_tokens_out_upto", "compression_ratio", compression_ratio, 0.0, 1.0, "(0, 1]")
+    return _upto(num_tokens, float(compression_ratio))
+
+
+@lru_cache(maxsize=64)
+def _upto(num_tokens: int, compression_ratio: float) -> tuple[int, ...]:
     return tuple(ltm_tokens_out(n, compression_ratio) for n in range(num_tokens + 1))
+
+
+def _check_counts(owner: str, **counts: Any) -> None:
+    for name, count in counts.items():
+        check_count(owner, name, count)
 
 
 def check_schedule(owner: str, r: Any) -> None:
@@ -102,9 +121,9 @@ def merge_schedule(r: int | tuple[int, float] | list[int], depth: int, *, steps:
     >>> merge_schedule(8, 6, steps=2)
     (0, 24, 0, 0, 24, 0)
     """
-    check_integer("merge_schedule", "depth", depth, minimum=1)
+    depth, r = check_integer("merge_schedule", "depth", depth, minimum=1), plain(r)
     if steps is not None:
-        check_integer("merge_schedule", "steps", steps, minimum=1)
+        steps = check_integer("merge_schedule", "steps", steps, minimum=1)
         return _stairs(merge_schedule(r, depth), min(steps, depth))
     if isinstance(r, tuple):
         return _inflected(r, depth)

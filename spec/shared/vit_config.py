@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from tokenmerge.spec.shared.arguments import check_choice, check_flag, check_integer, check_real, shown
+from tokenmerge.spec.shared.arguments import check_choice, check_flag, check_integer, check_real, plain, shown
 from tokenmerge.spec.shared.description import Merging
 
 INFINITY = float("inf")
@@ -114,6 +114,8 @@ class ViTConfig:
             _refuse("distillation_token", "False unless there is a class token and pool='class'", True)
         if self.distillation_token and self.fc_norm:
             _refuse("fc_norm", "False with a distillation token, which has no timm counterpart", True)
+        for name in self.__dataclass_fields__:
+            object.__setattr__(self, name, plain(getattr(self, name)))
         object.__setattr__(self, "merging", _normalized(self.merging))
 
     def __hash__(self) -> int:
@@ -164,6 +166,18 @@ class ViTConfig:
     def drop_path_rate(self, block: int) -> float:
         """Stochastic depth of one block: linear, from 0 in the first to `drop_path` in the last."""
         return self.drop_path * block / max(self.depth - 1, 1)
+
+
+def check_config(owner: str, config: Any) -> None:
+    """Check that a network is given by its configuration. TypeError.
+
+    >>> check_config("flops", "vit_base_patch16_224")
+    Traceback (most recent call last):
+    ...
+    TypeError: flops: `config` must be a ViTConfig, got 'vit_base_patch16_224'
+    """
+    if not isinstance(config, ViTConfig):
+        raise TypeError(f"{owner}: `config` must be a ViTConfig, got {shown(config)}")
 
 
 def _normalized(merging: Any) -> Any:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from tokenmerge.spec.shared.arguments import check_integer
 from tokenmerge.spec.shared.description import Description, Merging
-from tokenmerge.spec.shared.vit_config import ViTConfig
+from tokenmerge.spec.shared.vit_config import ViTConfig, check_config
 
 
 class Step(NamedTuple):
@@ -60,11 +60,11 @@ class Step(NamedTuple):
         return self.description.parameter_shapes(self.tokens_merged, dim) if self.description else {}
 
 
-@lru_cache(maxsize=256)
 def steps(config: ViTConfig) -> tuple[Step, ...]:
     """One `Step` per block.
 
     Raises:
+        TypeError: no configuration.
         ValueError: a schedule that is longer than its blocks or larger than the network can take, a merger in a block
             that does not exist, two in one block, or one that the network's head cannot live with.
 
@@ -72,6 +72,12 @@ def steps(config: ViTConfig) -> tuple[Step, ...]:
     >>> [step.tokens_out for step in steps(ViTConfig(merging=ToMeMerging(r=16)))]
     [181, 165, 149, 133, 117, 101, 85, 69, 53, 37, 21, 11]
     """
+    check_config("steps", config)
+    return _steps(config)
+
+
+@lru_cache(maxsize=256)
+def _steps(config: ViTConfig) -> tuple[Step, ...]:
     wanted = _wanted(config)
     tokens, prefix = config.num_tokens, config.prefix_tokens
     proportional = sized = masked = False

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from tokenmerge.spec.shared.arguments import check_array, check_integer
+
 Array = np.ndarray[Any, Any]
 
 
@@ -17,18 +19,22 @@ def centroids(vectors: Array, clusters: int, seed: int) -> Array:
 
     Args:
         vectors: `(S,C)` finite; they are clustered as they are, not normalized.
-        clusters: >= 1, how many; seed: of the first centroids and of the order of the batches.
+        clusters: >= 1, how many; seed: of the first centroids and of the order of the batches; scikit-learn takes its
+            last 32 bits.
 
     Returns:
         `(clusters,C)` float32, rows of length 1 or 0.
 
     Raises:
-        ValueError: there are no vectors, or one is not finite.
+        TypeError: another kind of argument; ValueError: there are no vectors, or one is not finite.
         ImportError: scikit-learn is not installed.
 
     >>> centroids(np.array([[2.0, 0.0]]), 2, 0).tolist()
     [[1.0, 0.0], [0.0, 0.0]]
     """
+    check_array("bottleneck_tracker", "vectors", vectors, "S C", array_type=np.ndarray)
+    clusters = check_integer("bottleneck_tracker", "clusters", clusters, minimum=1)
+    seed = check_integer("bottleneck_tracker", "seed", seed, minimum=0)
     if not len(vectors):
         raise ValueError("bottleneck_tracker: `vectors` must hold at least one, got none (observe a batch first)")
     if not np.isfinite(vectors).all():
@@ -40,7 +46,7 @@ def centroids(vectors: Array, clusters: int, seed: int) -> Array:
         raise ImportError("bottleneck_tracker needs scikit-learn: pip install scikit-learn") from None
 
     found = min(clusters, len(vectors))
-    kmeans = MiniBatchKMeans(n_clusters=found, random_state=seed, n_init=3)
+    kmeans = MiniBatchKMeans(n_clusters=found, random_state=seed % 2**32, n_init=3)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # fewer different vectors than clusters: some are alike
         centres = kmeans.fit(np.asarray(vectors, np.float32)).cluster_centers_

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -11,11 +12,32 @@ from typing import Any
 
 import numpy as np
 
+from tokenmerge.spec.shared.arguments import shown
+
 Array = np.ndarray[Any, Any]
 
 # the dtypes of safetensors that NumPy has; bfloat16, which it has not, is read as float32
 _DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "BOOL": "?", "U8": "u1", "I8": "i1"}
 _DTYPES |= {f"{kind}{8 * width}": f"<{kind.lower()}{width}" for kind in "IU" for width in (2, 4, 8)}
+
+
+def check_path(owner: str, name: str, path: Any) -> Path:
+    """Check that a path is one, and return it.
+
+    Raises:
+        TypeError, ValueError: no text and no path; or a null character in it.
+
+    >>> check_path("load_params", "path", 5)
+    Traceback (most recent call last):
+    ...
+    TypeError: load_params: `path` must be a path, got 5
+    """
+    text = path.__fspath__() if isinstance(path, os.PathLike) else path
+    if not isinstance(text, str):
+        raise TypeError(f"{owner}: `{name}` must be a path, got {shown(path)}")
+    if "\0" in text:
+        raise ValueError(f"{owner}: `{name}` must be a path without a null character, got {shown(text)}")
+    return Path(text)
 
 
 def check_writable(owner: str, name: str, path: str | os.PathLike[str]) -> None:
@@ -27,15 +49,17 @@ def check_writable(owner: str, name: str, path: str | os.PathLike[str]) -> None:
         path: of the file; a link is followed.
 
     Raises:
-        OSError: it cannot.
+        TypeError, ValueError: no path. OSError: it cannot.
 
     >>> check_writable("train", "out", "/")
     Traceback (most recent call last):
     ...
     OSError: train: `out` must be a file that can be written, got '/', which is a folder
     """
-    given, path = str(path), Path(path).resolve()
+    path = check_path(owner, name, path)
+    given = str(path)
     try:
+        path = path.resolve()
         if path.is_dir():
             raise IsADirectoryError(21, "which is a folder")
         if path.exists() and not path.is_file():
@@ -43,8 +67,10 @@ def check_writable(owner: str, name: str, path: str | os.PathLike[str]) -> None:
         if path.exists() and not os.access(path, os.W_OK):
             raise PermissionError(13, "which is read-only")
         tempfile.TemporaryFile(dir=path.parent).close()
-    except OSError as error:
-        why = error.strerror if error.errno != 2 else "whose folder is not there"
+    except (OSError, RuntimeError) as error:  # a circle of links is a RuntimeError before Python 3.13
+        number = getattr(error, "errno", None) or errno.ELOOP
+        why = "whose folder is not there" if number == errno.ENOENT else getattr(error, "strerror", None)
+        why = why or os.strerror(number)
         raise OSError(f"{owner}: `{name}` must be a file that can be written, got {given!r}, {why}") from None
 
 
@@ -103,13 +129,14 @@ def read_tensors(owner: str, name: str, path: str | os.PathLike[str]) -> dict[st
     """The arrays of a safetensors file; bfloat16 as float32.
 
     Raises:
+        TypeError: no path.
         ValueError: there is no such file, it is none of safetensors, or it holds a dtype that NumPy does not have.
     """
     from safetensors import SafetensorError, deserialize
 
+    path = check_path(owner, name, path)
     what = f"{owner}: `{name}` must be a safetensors file of NumPy's dtypes, got {str(path)!r}"
     try:
-        path = Path(path)
         if not path.is_file():
             raise ValueError(f"{what}, which is {'a folder' if path.is_dir() else 'no file'}")
         entries: Any = deserialize(path.read_bytes())  # type: ignore[no-untyped-call]

@@ -10,6 +10,7 @@ import difflib
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from tokenmerge.spec.shared.arguments import shown
 from tokenmerge.spec.shared.vit_config import ViTConfig
 
 PACKAGE = Path(__file__).parent
@@ -98,7 +99,7 @@ def preset(name: str, owner: str = "preset") -> Preset:
         name: one of `PRESETS`; owner: who asks, the first word of the sentence.
 
     Raises:
-        ValueError: no preset of this name.
+        TypeError, ValueError: no preset of this name.
 
     >>> preset("vit_base_patch16_224").options["dim"]
     768
@@ -107,10 +108,11 @@ def preset(name: str, owner: str = "preset") -> Preset:
     ...
     ValueError: preset: `model` must be a known name, got 'vit_bas_patch16_224' (did you mean 'vit_base_patch16_224'?)
     """
-    if name not in PRESETS:
-        close = difflib.get_close_matches(name, PRESETS, n=1)
+    if not isinstance(name, str) or name not in PRESETS:
+        close = difflib.get_close_matches(name, PRESETS, n=1) if isinstance(name, str) else []
         hint = f"did you mean {close[0]!r}?" if close else f"{', '.join(list(PRESETS)[:3])}, ..."
-        raise ValueError(f"{owner}: `model` must be a known name, got {name!r} ({hint})")
+        error = ValueError if isinstance(name, str) else TypeError
+        raise error(f"{owner}: `model` must be a known name, got {shown(name)} ({hint})")
     return PRESETS[name]
 
 

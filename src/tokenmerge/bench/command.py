@@ -20,13 +20,16 @@ from tokenmerge.bench.row import Case, Row
 from tokenmerge.bench.run import measure
 from tokenmerge.bench.subject import Subject
 from tokenmerge.bench.table import table
-from tokenmerge.files import write_text
+from tokenmerge.files import check_writable, write_text
 
 Job = tuple[str, Subject, dict[str, int] | None]
 
 
 def bench(asked: Request) -> list[Row]:
     """Measure, print, and write what was asked for."""
+    for name, path in (("json", asked.json), ("plot", asked.plot)):
+        if path is not None:
+            check_writable("bench", name, path)
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # PyTorch's profiler, which counts memory, is talkative
     # none but those that were asked for is imported: JAX takes most of a GPU's memory when it starts
     backends = asked.backends or [info.name for info in available_backends().values() if info.available]

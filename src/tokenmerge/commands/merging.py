@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from tokenmerge.spec.mergers import MERGERS
-from tokenmerge.spec.shared.arguments import check_choice, check_names
+from tokenmerge.spec.shared.arguments import check_choice, check_names, shown
 from tokenmerge.spec.shared.description import Merging
 
 NONE = "none"
@@ -41,17 +41,19 @@ def merging_from_options(merger: str, *, owner: str = "merging", **options: Any)
     for name, value in (knobs | options).items():
         option = name.replace("_", "-")
         if name == needed and value is None:
-            raise ValueError(f"{owner}: `{option}` must be given with the merger {merger}")
+            raise ValueError(f"{owner}: `{option}` must be given with the merger {merger}, got nothing")
         if name != needed and value is not None:
             takes = f"takes `{needed.replace('_', '-')}`" if needed else "takes no option"
-            raise ValueError(f"{owner}: `{option}` must be left out with the merger {merger}, which {takes}")
+            raise ValueError(
+                f"{owner}: `{option}` must be left out with the merger {merger}, which {takes}, got {shown(value)}"
+            )
     if needed is None:
         return None
     try:
         value = MERGERS[merger].read(options[needed]) if isinstance(options[needed], str) else options[needed]
     except ValueError as error:
         option = needed.replace("_", "-")
-        raise ValueError(f"{owner}: `{option}` {error}, got {options[needed]!r}") from None
+        raise ValueError(f"{owner}: `{option}` {error}, got {shown(options[needed])}") from None
     return MERGERS[merger].merging(**{needed: value})
 
 

@@ -123,7 +123,9 @@ def _train_digits(context: typer.Context, dataset: str | None, out: Path | None,
     other = [name for name, where in source.items() if where is not None and where.name != "DEFAULT"]
     if other:
         option = other[0].replace("_", "-")
-        raise ValueError(f"train: `{option}` must be left out of `train digits`, which has none (give --data digits)")
+        raise ValueError(
+            f"train: `{option}` must be left out of `train digits`, which has none, got one (give --data digits)"
+        )
     from tokenmerge.digits.command import train_digits
 
     train_digits(out or Path("digits.safetensors"), epochs, seed)

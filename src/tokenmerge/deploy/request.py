@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tokenmerge.deploy.formats import FORMATS, Format
-from tokenmerge.spec.shared.arguments import check_choice, check_integer
+from tokenmerge.spec.shared.arguments import check_choice, check_flag, check_integer
 
 
 @dataclass(frozen=True)
@@ -43,16 +43,19 @@ got 'onxn' (did you mean 'onnx'?)
     opset: int | None = None
 
     def __post_init__(self) -> None:
+        check_flag("export", "int8", self.int8)
+        check_flag("export", "with_plans", self.with_plans)
         check_choice("export", "format", self.format, FORMATS)
         check_choice(f"export to {self.format}", "dtype", self.dtype, self.runtime.dtypes)
         if self.batch is not None:
             check_integer("export", "batch", self.batch, minimum=1)
-        for name, allowed in (("int8", ("onnx",)), ("opset", ("onnx", "openvino"))):
-            if getattr(self, name) and self.format not in allowed:
-                raise ValueError(f"export: `{name}` must be left out with the format {self.format!r}")
         if self.opset is not None:
             least = "the oldest that has all operators of a merger"
             check_integer("export", "opset", self.opset, minimum=18, hint=least)
+        for name, allowed in (("int8", ("onnx",)), ("opset", ("onnx", "openvino"))):
+            if getattr(self, name) not in (None, False) and self.format not in allowed:
+                got = getattr(self, name)
+                raise ValueError(f"export: `{name}` must be left out with the format {self.format!r}, got {got}")
         if self.runtime.named and self.out.suffix != self.runtime.suffix:
             suffix = self.runtime.suffix
             raise ValueError(f"export: `out` must end in {suffix!r} for {self.format!r}, got {str(self.out)!r}")

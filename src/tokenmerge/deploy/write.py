@@ -16,7 +16,8 @@ from tokenmerge.deploy.formats import Run
 from tokenmerge.deploy.request import Request
 from tokenmerge.deploy.source import image_shape as shape_of
 from tokenmerge.deploy.source import load_model
-from tokenmerge.files import check_writable, put
+from tokenmerge.files import check_path, check_writable, put
+from tokenmerge.spec.shared.arguments import check_integer, shown
 
 
 class Written(NamedTuple):
@@ -87,12 +88,21 @@ def export(
     >>> logits.shape, assignment.shape
     ((2, 10), (2, 65))
     """
-    request = Request(Path(out), format, batch, dtype, int8, with_plans, opset)
+    request = Request(check_path("export", "out", out), format, batch, dtype, int8, with_plans, opset)
     check_writable("export", "out", request.out)
-    weights = None if weights is None else Path(weights)
+    weights = None if weights is None else check_path("export", "weights", weights)
+    if image_shape is not None:
+        _check_shape(image_shape)
     ready = prepared(model, merger, weights, format == "stablehlo", options)
     shape = shape_of(ready) if image_shape is None else image_shape
     return write(ready, request, shape)
+
+
+def _check_shape(shape: Any) -> None:
+    if not isinstance(shape, tuple | list) or len(shape) != 3:
+        raise TypeError(f"export: `image_shape` must be channels, height and width, got {shown(shape)}")
+    for side in shape:
+        check_integer("export", "image_shape", side, minimum=1)
 
 
 def prepared(

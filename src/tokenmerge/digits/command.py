@@ -115,6 +115,6 @@ def _bar() -> Iterator[Progress]:
 
 def _check_out(owner: str, name: str, path: Path) -> None:
     """Before minutes of work: the folder is there and the file can be written."""
-    if path.is_dir() or not path.resolve().parent.is_dir():
+    if path.is_dir() or not path.parent.is_dir():
         raise ValueError(f"digits: `{name}` must be a file in a folder that exists, got {path}")
     check_writable(owner, name, path)

@@ -99,10 +99,12 @@ class Request:
             check_real("train", name.replace("_", "-"), getattr(self, name), 0.0, 1.0, "[0, 1]")
         check_real("train", "val-share", self.val_share, 0.0, 1.0, "(0, 1)")
         if self.shard and self.model_ema:
-            raise ValueError("train: `model-ema` must be left out with `shard`, whose weights no process has whole")
+            raise ValueError(
+                "train: `model-ema` must be left out with `shard`, whose weights no process has whole, got both"
+            )
         merging_from_options(self.merger, owner="train", **self.knob)
         if self.merger == "none" and self.extra:
-            raise ValueError("train: `merger-option` must be left out without a merger")
+            raise ValueError("train: `merger-option` must be left out without a merger, got one")
 
     def identity(self) -> dict[str, Any]:
         """What the weights depend on, as plain values: a run goes on only with the same."""

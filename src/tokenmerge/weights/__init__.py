@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from tokenmerge.files import read_tensors
-from tokenmerge.spec.shared.arguments import shown
-from tokenmerge.spec.shared.vit_config import ViTConfig
+from tokenmerge.files import check_path, read_tensors
+from tokenmerge.spec.shared.arguments import INTEGER, check_parameter, dtype_name, shown
+from tokenmerge.spec.shared.vit_config import ViTConfig, check_config
 from tokenmerge.weights import big_vision, hugging_face
 from tokenmerge.weights.positions import fit_positions
 
@@ -42,14 +42,21 @@ def convert_params(source: Mapping[str, Any] | str | PathLike[str], config: ViTC
     >>> convert_params(small, ViTConfig(image_size=(16, 32), **sizes))["pos_embed"].shape
     (1, 33, 8)
     """
+    check_config("convert_params", config)
     params = dict(source if isinstance(source, Mapping) else _read(source))
     for name in params:
         if not isinstance(name, str):
             raise TypeError(f"convert_params: `source` must have names of parameters, got {shown(name)}")
-    params = {name: _numpy(value) for name, value in params.items()}
+    params = {name: _numpy(name, value) for name, value in params.items()}
     for kind in SOURCES:
         if kind.recognizes(params):
-            params = kind.converts(params)
+            try:
+                params = kind.converts(params)
+            except (KeyError, ValueError, IndexError) as error:  # parts that are missing, or of other axes
+                why = f"{type(error).__name__} {' '.join(str(error).split())[:80]}"
+                raise ValueError(
+                    f"convert_params: `source` must hold the arrays of a vision transformer, got others ({why})"
+                ) from None
             break
     if not config.num_classes:
         params = {name: value for name, value in params.items() if name.partition(".")[0] not in ("head", "head_dist")}
@@ -63,6 +70,7 @@ def convert_params(source: Mapping[str, Any] | str | PathLike[str], config: ViTC
 def _read(path: Any) -> Mapping[str, Any]:
     if not isinstance(path, (str, PathLike)):
         raise TypeError(f"convert_params: `source` must be a mapping or the path of a file, got {shown(path)}")
+    path = check_path("convert_params", "source", path)
     if not str(path).endswith(".npz"):
         return read_tensors("convert_params", "source", path)
     try:
@@ -72,10 +80,13 @@ def _read(path: Any) -> Mapping[str, Any]:
         raise ValueError(f"convert_params: `source` must be a file of arrays, got {str(path)!r} ({error})") from None
 
 
-def _numpy(value: Any) -> Array:
+def _numpy(name: str, value: Any) -> Array:
+    """A parameter, or one of the optimizer's numbers, which may be integers and are left out."""
+    if not (hasattr(value, "dtype") and dtype_name(value) in INTEGER):
+        check_parameter("convert_params", name, value)
     if hasattr(value, "detach"):  # PyTorch, whose bfloat16 NumPy does not have
         value = value.detach().cpu()
-        value = value.float() if "bfloat16" in str(value.dtype) else value
+        value = value.float() if dtype_name(value) == "bfloat16" else value
     return np.asarray(value)
 
 

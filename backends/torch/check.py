@@ -36,9 +36,9 @@ def _plain(array: Any, rank: int) -> bool:
     )
 
 
-def _is_of(samples: torch.Size, array: Any, letters: str) -> bool:
+def _is_of(x: Tensor, array: Any, letters: str) -> bool:
     """Whether an array has one vector for each token."""
-    return letters == "N D" and _plain(array, 3) and array.shape[:2] == samples
+    return letters == "N D" and _plain(array, 3) and array.shape[:2] == x.shape[:2] and array.device == x.device
 
 
 def _is_row(array: Any, length: int, device: torch.device) -> bool:
@@ -72,7 +72,7 @@ class TensorCalls(Calls):
         if _plain(x, 3) and x.shape[2] == sizes.get("C", x.shape[2]):
             samples = x.shape[:2]
             sized = size is None or (_plain(size, 2) and size.shape == samples and size.device == x.device)
-            if sized and (other is None or other[1] is None or _is_of(samples, *other[1:])):
+            if sized and (other is None or other[1] is None or _is_of(x, *other[1:])):
                 return
         super().tokens(owner, x, size, other, **sizes)
 

@@ -60,7 +60,7 @@ class Deployed(torch.nn.Module):
     def _plan(self, out: Any) -> Plan | None:
         """The composed plan of the call that gave `out`; None where the stream kept all tokens."""
         if isinstance(self.model, ViT):
-            return out.plan
+            return out.plan if self.model.config.merging else None
         if not hooks_of(self.model):
             return None
         try:

@@ -74,8 +74,23 @@ def test_integers_of_numpy_become_ours() -> None:
 
 @pytest.mark.parametrize(
     "value",
-    ["1", None, True, np.nan, HUGE, -HUGE, Fraction(HUGE), Fraction(1, 2), np.longdouble(0.5), [1.0], Odd(), 1j]
-    + [np.timedelta64(1), np.array(0.5), Decimal(1)],
+    [
+        "1",
+        None,
+        True,
+        np.nan,
+        HUGE,
+        -HUGE,
+        Fraction(HUGE),
+        Fraction(1, 2),
+        np.longdouble(0.5),
+        [1.0],
+        Odd(),
+        1j,
+        np.timedelta64(1),
+        np.array(0.5),
+        Decimal(1),
+    ],
 )
 def test_no_number(value: Any) -> None:
     assert said(lambda: check_real("ltm", "x", value, 0.0, 1.0, "(0, 1]")).startswith("ltm: `x` must be a number in")

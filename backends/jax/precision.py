@@ -58,7 +58,7 @@ def safe_norm(vectors: Array, axis: int | tuple[int, ...], keepdims: bool = Fals
 def softmax(logits: Array) -> Array:
     """Softmax over the last axis; a row that is all -inf, or empty, becomes zero."""
     # no choice between branches: XLA makes one kernel of this and of the products around it, in half the time
-    kind = jnp.finfo(logits.dtype)
+    kind = jnp.finfo(logits.dtype)  # type: ignore[no-untyped-call]
     largest = jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True, initial=kind.min))
     exponential = jnp.exp(logits - largest)
     # the sum is at least 1, to which this adds nothing, unless all are -inf

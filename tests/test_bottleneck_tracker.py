@@ -175,6 +175,8 @@ def test_wrong_use_is_one_sentence(name: str) -> None:
             call()
     passed(tracker, [[features, labels, pixels]])
     state = tracker.state_dict()
+    with pytest.raises(TypeError, match=r"`q` must be an array or None, got 'x'$"):
+        tracker.load_state_dict(state | {"q": "x"})
     with pytest.raises(ValueError, match=r"`q` must have shape \(7, 4\), got \(4, 4\)|`centroids_in` must have shape"):
         tracker_of(name, clusters=7).load_state_dict(state)
     tracker.observe(features, labels, pixels)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -121,3 +122,21 @@ def test_names_are_checked(change: dict[str, Any], sentence: str) -> None:
 def test_a_class_is_needed() -> None:
     with pytest.raises(TypeError, match=r"^patch: `block_class` must be a subclass of torch.nn.Module, got 3"):
         register_block(3, **NAMES)
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("attention", 5),
+        ("norm", ""),
+        ("keys", "to k"),
+        ("mask", np.ones(2)),
+        ("num_heads", None),
+        ("reads_class", "no"),
+    ],
+)
+def test_names_that_are_none(option: str, value: Any) -> None:
+    names = {"attention": "attention", "norm": "second", "mlp_end": "mlp", "keys": "to_k"}
+    with pytest.raises(TypeError, match=f"^patch: `{option}` must be .*, got "):
+        register_block(MyBlock, attention_class=MyAttention, **(names | {option: value}))
+    assert not own.BLOCKS

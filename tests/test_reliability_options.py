@@ -314,8 +314,31 @@ def test_draws_and_conversions(backend: str) -> None:
         lambda: module.from_numpy([1, 2]),
         lambda: module.from_numpy(np.ones(2), "float3"),
         lambda: module.from_numpy(np.ones(2), None, "nowhere"),
+        lambda: module.from_numpy(np.ones(2), None, 1.5),
+        lambda: module.from_numpy(np.array(["a"])),
+        lambda: module.from_numpy(np.ones(2, np.longdouble)),
+        lambda: module.from_numpy(np.ones(2, [("a", "f4")])),
+        lambda: module.from_numpy(np.ones(2, "M8[D]")),
     ):
         said(call)
+    swapped = np.arange(3, dtype=">f4")  # of a file from another machine
+    assert module.to_numpy(module.from_numpy(swapped)).dtype.isnative
+    assert module.to_numpy(module.from_numpy(swapped)).tolist() == [0, 1, 2]
+
+
+def test_what_jax_alone_is_told() -> None:
+    pytest.importorskip("jax")
+    sizes = {"patch_merger": {"dim": 4, "num_tokens_out": 2}, "ltm": {"dim": 4, "compression_ratio": 0.5}}
+    for name, options in sizes.items():
+        for odd in (5, "x", [1]):
+            assert "must be flax.nnx.Rngs or None" in said(
+                lambda name=name, options=options, odd=odd: get_merger(name, backend="jax", rngs=odd, **options)
+            )
+        for odd in (torch.ones(2), np.float16(0.25), 0):
+            assert "`dtype` must be one of" in said(
+                lambda name=name, options=options, odd=odd: get_merger(name, backend="jax", dtype=odd, **options)
+            )
+    assert "must be flax.nnx.Rngs or None" in said(lambda: get_vit(ViTConfig(depth=1), backend="jax", rngs=5))
 
 
 def test_odd_arrays_of_numpy() -> None:

@@ -41,7 +41,8 @@ def devices() -> tuple[str, ...]:
 def from_numpy(array: np.ndarray[Any, Any], dtype: str | None = None, device: str | None = None) -> jax.Array:
     """An array of this backend, in its dtype or in one of `DTYPES`."""
     check_source_array(array, dtype, device, DTYPES, devices)
-    values = np.array(array, dtype=None if dtype is None else jnp.dtype(dtype))  # JAX would compile this cast
+    kind = array.dtype.newbyteorder("=") if dtype is None else jnp.dtype(dtype)
+    values = np.array(array, dtype=kind)  # JAX would compile this cast
     return jax.device_put(values, None if device is None else jax.devices(device)[0])
 
 

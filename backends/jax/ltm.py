@@ -13,7 +13,7 @@ from flax import nnx
 from tokenmerge.backends.jax.batches import ones, repeat
 from tokenmerge.backends.jax.check import check
 from tokenmerge.backends.jax.merger import Merger
-from tokenmerge.backends.jax.numerics import told
+from tokenmerge.backends.jax.numerics import draws_parameters, told
 from tokenmerge.backends.jax.plan import DensePlan
 from tokenmerge.backends.jax.precision import matmul, safe_divide, safe_log, softmax, working_dtype
 from tokenmerge.spec.shared import arguments
@@ -206,6 +206,7 @@ class LTM(Merger):
         rngs: nnx.Rngs | None = None,
     ) -> None:
         arguments.check_ltm(dim, compression_ratio, protected, prior_smoothing)
+        draws_parameters(self.NAME, rngs)
         self.dim, self.compression_ratio = dim, compression_ratio
         self.protected, self.prior_smoothing = protected, prior_smoothing
         self.weight = nnx.Param(jnp.zeros(dim, self._numerics(dtype, param_dtype, precision)))

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 from jax.lax import DotAlgorithmPreset, Precision
 
 from tokenmerge.spec.shared.arguments import FLOATING, shown
@@ -33,14 +34,30 @@ def floating(owner: str, name: str, dtype: Any) -> Dtype | None:
     """
     if dtype is None:
         return None
-    try:
-        found = np.dtype(jnp.dtype(dtype))
+    try:  # of a number or an array, whose dtype is not meant
+        found = np.dtype(jnp.dtype(dtype)) if isinstance(dtype, (str, type, np.dtype)) else None
     except TypeError:
         found = None
     if found is None or found.name not in FLOATING:
         names = ", ".join(repr(each) for each in FLOATING)
         raise TypeError(f"{owner}: `{name}` must be one of {names} or None, got {shown(dtype)}")
     return found
+
+
+def draws_parameters(owner: str, rngs: Any) -> bool:
+    """Whether the first parameters come from `rngs`: from its stream "params", or the one for all.
+
+    Raises:
+        TypeError: neither `flax.nnx.Rngs` nor None.
+
+    >>> draws_parameters("vit", nnx.Rngs(params=0)), draws_parameters("vit", nnx.Rngs(dropout=0))
+    (True, False)
+    """
+    if rngs is None:
+        return False
+    if not isinstance(rngs, nnx.Rngs):
+        raise TypeError(f"{owner}: `rngs` must be flax.nnx.Rngs or None, got {shown(rngs)}")
+    return "params" in rngs or "default" in rngs
 
 
 def precision_name(owner: str, precision: Any) -> str | None:

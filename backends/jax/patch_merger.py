@@ -12,7 +12,7 @@ from flax import nnx
 from tokenmerge.backends.jax.batches import ones
 from tokenmerge.backends.jax.check import check
 from tokenmerge.backends.jax.merger import Merger
-from tokenmerge.backends.jax.numerics import told
+from tokenmerge.backends.jax.numerics import draws_parameters, told
 from tokenmerge.backends.jax.plan import DensePlan
 from tokenmerge.backends.jax.precision import matmul, softmax, working_dtype
 from tokenmerge.spec.shared import arguments
@@ -139,7 +139,7 @@ class PatchMerger(Merger):
         logit_scale, normalize, eps: as in `patch_merger.plan`.
         use_bias: whether the LayerNorm has a bias.
         seed: of the standard normal queries, the same in every backend.
-        rngs: where the queries come from in place of `seed` (the stream "params").
+        rngs: where the queries come from in place of `seed` (the stream "params"), if it has one.
         dtype: of the tokens, None for their own; param_dtype: of the parameters, None for float32. The norm and the
             weights of the mixture are float32 at least.
         precision: of the product that mixes the tokens; None for `Precision.HIGHEST`, unless
@@ -175,7 +175,8 @@ class PatchMerger(Merger):
         self.dim, self.num_tokens_out, self.logit_scale = dim, num_tokens_out, logit_scale
         self.normalize, self.use_bias, self.eps = normalize, use_bias, eps
         kind, shape = self._numerics(dtype, param_dtype, precision), (num_tokens_out, dim)
-        first = initial_queries(*shape, seed) if rngs is None else jax.random.normal(rngs.params(), shape)
+        drawn = draws_parameters(self.NAME, rngs)
+        first = jax.random.normal(rngs.params(), shape) if rngs and drawn else initial_queries(*shape, seed)
         self.queries = nnx.Param(jnp.asarray(first, kind))
         self.scale = nnx.Param(jnp.ones(dim, kind))
         self.bias = nnx.Param(jnp.zeros(dim, kind)) if use_bias else None

@@ -13,7 +13,7 @@ from flax import nnx
 from tokenmerge.backends.jax.check import check
 from tokenmerge.backends.jax.initializers import drawn_parameters
 from tokenmerge.backends.jax.named import Named
-from tokenmerge.backends.jax.numerics import floating, precision_name
+from tokenmerge.backends.jax.numerics import draws_parameters, floating, precision_name
 from tokenmerge.backends.jax.stream import ViTOutput
 from tokenmerge.backends.jax.vit import vit
 from tokenmerge.spec.shared.arguments import check_flag, parameter
@@ -68,7 +68,7 @@ class ViT(Named):
         check_flag("vit", "remat", remat)
         self.dtype, self.param_dtype = floating("vit", "dtype", dtype), floating("vit", "param_dtype", param_dtype)
         self.precision, self.remat = precision_name("vit", precision), remat
-        drawn = rngs is not None and ("params" in rngs or "default" in rngs)
+        drawn = draws_parameters("vit", rngs)
         first = drawn_parameters(config, rngs.params) if rngs and drawn else initial_parameters(config, seed)
         super().__init__({name: jnp.asarray(value, self.param_dtype) for name, value in first.items()})
         self.config = config

@@ -42,7 +42,7 @@ def from_numpy(
 ) -> np.ndarray[Any, Any]:
     """An array of this backend, in its dtype or in one of `DTYPES`."""
     check_source_array(array, dtype, device, DTYPES, devices)
-    return array if dtype is None else array.astype(dtype)
+    return array.astype(array.dtype.newbyteorder("=") if dtype is None else dtype, copy=dtype is not None)
 
 
 def to_numpy(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:

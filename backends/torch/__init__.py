@@ -55,7 +55,7 @@ def kernels_in_use() -> str | None:
 def from_numpy(array: np.ndarray[Any, Any], dtype: str | None = None, device: str | None = None) -> torch.Tensor:
     """A tensor of the same values and its own memory, in the dtype of the array or in one of `DTYPES`."""
     check_source_array(array, dtype, device, DTYPES, devices)
-    tensor = torch.from_numpy(np.array(array))
+    tensor = torch.from_numpy(np.array(array, dtype=array.dtype.newbyteorder("=")))
     return tensor.to(device=device, dtype=None if dtype is None else getattr(torch, dtype))
 
 

@@ -210,8 +210,12 @@ def check_source_array(
     """Check what `from_numpy` takes: an array of NumPy, a dtype of the backend or None, a device or None."""
     if not isinstance(array, (np.ndarray, np.generic)):
         _refuse("from_numpy", "array", "an array of NumPy", array)
+    if array.dtype.kind in "OSUMm" or array.dtype.names or array.dtype.type in (np.longdouble, np.clongdouble):
+        raise TypeError(f"from_numpy: `array` must be of numbers that every framework has, got {array.dtype}")
     if dtype is not None:
         check_choice("from_numpy", "dtype", dtype, dtypes)
+    if isinstance(device, (bool, int, float, complex, bytes, list, tuple, dict, np.ndarray, np.generic)):
+        _refuse("from_numpy", "device", "a device by its name, or None", device)
     if isinstance(device, str):  # a framework's own object for a device is its own affair
         check_choice("from_numpy", "device", device.partition(":")[0], devices())
 

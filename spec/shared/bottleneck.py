@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from tokenmerge.spec.shared.arguments import check_choice, check_integer, check_names, check_real
+from tokenmerge.spec.shared.arguments import check_choice, check_integer, check_names, check_real, shown
 
 OWNER = "bottleneck_tracker"
 RECIPES = ("aligned", "released")
@@ -91,6 +91,8 @@ def check_state(chosen: Options, state: Any) -> None:
     wanted = {"q": (chosen.clusters, chosen.num_classes), "q_next": (chosen.clusters, chosen.num_classes)}
     for name in ARRAYS:
         value = state[name]
+        if not (value is None or hasattr(value, "shape")):
+            raise TypeError(f"{OWNER}: `{name}` must be an array or None, got {shown(value)}")
         shape = None if value is None else tuple(value.shape)
         needed = wanted.get(name, (chosen.clusters, shape[1] if shape is not None and len(shape) == 2 else None))
         if shape is not None and shape != needed:

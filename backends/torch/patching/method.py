@@ -109,7 +109,7 @@ def check_around(around: Any, default: str | None) -> str | None:
     Raises:
         TypeError, ValueError: another word.
     """
-    if around == "default":
+    if isinstance(around, str) and around == "default":
         return default
     if around is not None:
         check_choice("patch", "around", around, ("mlp", "block"))

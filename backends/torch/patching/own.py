@@ -11,7 +11,7 @@ from torch import nn
 
 from tokenmerge.backends.torch.patching.families import Attention, Block, CannotPatch, Network, describe, method_name
 from tokenmerge.backends.torch.patching.tome import mean_key
-from tokenmerge.spec.shared.arguments import check_integer
+from tokenmerge.spec.shared.arguments import check_flag, check_integer, shown
 
 Tensor = torch.Tensor
 
@@ -55,6 +55,11 @@ def register_block(
     for name, kind in (("block_class", block_class), ("attention_class", attention_class)):
         if not (isinstance(kind, type) and issubclass(kind, nn.Module)):
             raise TypeError(f"patch: `{name}` must be a subclass of torch.nn.Module, got {kind!r}")
+    parts = {"attention": attention, "norm": norm, "mlp_end": mlp_end, "keys": keys, "num_heads": num_heads}
+    for name, part in (parts if mask is None else parts | {"mask": mask}).items():
+        if not (isinstance(part, str) and all(word.isidentifier() or word.isdigit() for word in part.split("."))):
+            raise TypeError(f"patch: `{name}` must be the name of a part, as text, got {shown(part)}")
+    check_flag("patch", "reads_class", reads_class)
     check_integer("patch", "prefix", prefix, minimum=0)
     parameters = inspect.signature(attention_class.forward).parameters
     arguments = tuple(name for name in parameters if name != "self")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from fractions import Fraction
 
 import torch
@@ -74,7 +75,7 @@ class ToMePatch(Method):
 
     def set_r(self, r: R, tokens: int | None) -> None:
         """Other tokens to remove, of an image of so many tokens; None if that is open."""
-        share = Fraction(str(r)) if isinstance(r, float) and r == r else None
+        share = Fraction(str(r)) if isinstance(r, float) and math.isfinite(r) else None
         if share is not None:
             if not 0 <= share <= Fraction(1, 2):
                 raise ValueError(

@@ -96,9 +96,9 @@ def test_no_circle_of_imports() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(GROUND))
-def test_the_ground_stands_on_nothing(name: str) -> None:
+def test_the_ground_stands_on_the_wall_alone(name: str) -> None:
     sources = modules()
-    assert needs(sources[name], sources) == set()
+    assert all(needed.startswith("tokenmerge.spec.shared.") for needed in needs(sources[name], sources))
 
 
 def test_no_arrow_up_between_wings() -> None:

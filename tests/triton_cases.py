@@ -136,7 +136,10 @@ def test_match_of_nothing(batch: int, na: int, nb: int, d: int) -> None:
 def test_it_makes_no_difference_how_many_programs_share_the_partners(
     dtype: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    x = torch.randn(2, 700, 16, generator=generator(26), dtype=torch.float64).to(DEVICE, getattr(torch, dtype))
+    if DEVICE == "cpu":  # NumPy rounds a product by where in the matrix it stands; these are exact
+        x = signs(2, 700, 16, seed=26, dtype=dtype)
+    else:
+        x = torch.randn(2, 700, 16, generator=generator(26), dtype=torch.float64).to(DEVICE, getattr(torch, dtype))
     rows, begin, end = (torch.tensor(v, device=DEVICE) for v in ([350, 7], [3, 0], [301, 350]))
     found = []
     for programs in (1, 8, 256):

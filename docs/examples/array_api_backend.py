@@ -121,7 +121,7 @@ class ToMe(Merger):
 
     def plan(self, metric, *, mask=None, permutation=None):
         n, _ = check.tome(metric, mask, permutation, self.matching, self.protected)
-        entry = xp.max(xp.abs(metric), axis=2, keepdims=True)
+        entry = xp.max(xp.abs(metric), axis=2, keepdims=True) if metric.shape[2] else xp.ones((*metric.shape[:2], 1))
         m = divide(metric, xp.where(entry < xp.inf, entry, 0.0))  # keeps the squares in range
         m = divide(m, xp.sqrt(xp.sum(m * m, axis=2, keepdims=True)))
         similarity = to_numpy(m @ xp.matrix_transpose(m)).tolist()

@@ -9,7 +9,8 @@ from tokenmerge.backends.torch.products import all_finite, product
 
 Tensor = torch.Tensor
 
-TINY = 2.0**-100  # a column that adds up to less
+TINY = 2.0**-40  # a column that adds up to less; the derivative divides by its square
+HUGE = 2.0**40  # a size above it
 
 
 def dense_sizes(weights: Tensor, size: Tensor | None) -> Tensor:
@@ -24,14 +25,14 @@ def dense_sizes(weights: Tensor, size: Tensor | None) -> Tensor:
     w = weights if weights.dtype == fine else weights.to(torch.promote_types(weights.dtype, fine))
     whole = matmul(w.new_ones((w.shape[0], 1, w.shape[1])), w)
     sees = looks(whole)
-    if sees and whole.numel() and whole.detach().amin().item() >= TINY:  # which no NaN is
+    if sees and whole.numel() and whole.detach().amin().item() >= TINY and not _out_of_range(whole, size):  # no NaN is
         row = whole.reciprocal() if size is None else size.to(fine)[:, None] / whole
         total = matmul(row, w.transpose(1, 2))
         if all_finite(total):
             return total[:, 0].to(fine)
     is_one = size is None
     size = w.new_ones((w.shape[0], w.shape[2]), dtype=fine) if size is None else size.to(fine)
-    tiny = whole < TINY
+    tiny = (whole < TINY) | (size[:, None] > HUGE)
     row = torch.where(tiny, 0, size[:, None] / torch.where(tiny, 1, whole))
     total = matmul(row, w.transpose(1, 2))
     if not (all_finite(total) if sees else is_one):
@@ -44,3 +45,8 @@ def dense_sizes(weights: Tensor, size: Tensor | None) -> Tensor:
         share = safe_divide(torch.where(tiny, w, 0), whole)
         total = total + product(share, size.to(w.dtype)[:, :, None]).transpose(1, 2)
     return total[:, 0].to(fine)
+
+
+def _out_of_range(whole: Tensor, size: Tensor | None) -> bool:
+    """Whether the derivative of `size / whole` may be, where one is asked for."""
+    return size is not None and whole.requires_grad and size.detach().amax().item() > HUGE

@@ -102,6 +102,8 @@ class Merger:
 
     def plan(self, *arrays: Any, **inputs: Any) -> Any:
         """The plan of a call with these arrays; ATS, which does not look at its tokens, gets the values of a head."""
+        named = {name: _without_data(array) for name, array in inputs.items()}
+        self.without_data.plan(*map(_without_data, arrays), **named)  # refuses what a plan refuses
         given = inspect.signature(self.without_data.plan).bind(*arrays, **inputs).arguments
         x = given["value"][:, 0] if self.name == "ats" else given.pop("x" if "x" in given else "metric")
         return self(x, **given).plan

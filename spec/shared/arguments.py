@@ -165,7 +165,9 @@ def check_count(owner: str, name: str, value: Any, *, minimum: int = 0) -> None:
     if type(value) is int and minimum <= value <= LARGEST:  # the cheap question first: every call asks
         return
     symbol = hasattr(value, "__floordiv__") and not isinstance(value, (numbers.Number, np.generic, timedelta, type))
-    if not symbol or hasattr(value, "dtype"):
+    # `torch.jit.trace` has one in a tensor without axes
+    traced = "int" in str(getattr(value, "dtype", "int")) and tuple(getattr(value, "shape", ())) == ()
+    if not (symbol and traced) or isinstance(value, np.ndarray):
         check_integer(owner, name, value, minimum=minimum)
 
 

@@ -152,3 +152,19 @@ def test_the_gpu_agrees_with_the_spec(name: str) -> None:
 def test_version_and_devices() -> None:
     assert backend.VERSION == torch.__version__
     assert "cpu" in backend.devices()
+
+
+@pytest.mark.parametrize(
+    ("column", "size"), [(2.0**-80, 1.0), (2.0**-80, 2.0**30), (2.0**-39, 2.0**60), (0.5, 2.0**90)]
+)
+def test_sizes_have_a_derivative_where_a_column_adds_up_to_little(column: float, size: float) -> None:
+    from tokenmerge.backends.torch.sizes import dense_sizes
+    from tokenmerge.conformance.rounding import chain_budget
+
+    weights = torch.tensor([[[0.5, column], [0.5, column / 2]]], requires_grad=True)
+    sizes = torch.tensor([[1.0, size]])
+    (got,) = torch.autograd.grad(dense_sizes(weights, sizes)[0, 0], weights)
+    share = 2 / 3  # of the second token in the first slot; d share = (1 - share, -share) / sum
+    want = torch.tensor([(1 - share) * size / (1.5 * column), -share * size / (1.5 * column)])
+    budget = chain_budget(8, float(want.abs().max()), "float32")  # two sums of two, divisions and products
+    assert torch.isfinite(got).all() and (got[0, :, 1] - want).abs().max() <= budget

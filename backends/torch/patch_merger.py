@@ -274,9 +274,8 @@ def _in_pieces(
         own, real = x[part], None if mask is None else mask[part]
         length = None if x.is_cuda or own.numel() <= MOST else max(1, MOST // 2 // x.shape[2])
         given = (own, scaled, scale, bias, normalize, eps, real, length)
-        if looks(
-            x
-        ):  # a token of NaN makes all that is mixed with it NaN: one look is enough, at the smaller of the two
+        if looks(x):
+            # a token of NaN makes all that is mixed with it NaN: one look is enough, at the smaller of the two
             weights, normalized = _weights(*given, careful=False)
             mixed = _sum(weights, normalized)
             if all_finite(mixed):

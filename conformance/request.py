@@ -13,7 +13,7 @@ from tokenmerge.conformance.checks.check import MERGERS
 from tokenmerge.conformance.editions import changed
 from tokenmerge.conformance.runner import LEVELS, Result, not_run, run_check, select
 from tokenmerge.conformance.skips import Skips, reason_to_skip
-from tokenmerge.conformance.subject import Subject
+from tokenmerge.conformance.subject import Subject, mostly
 from tokenmerge.spec.shared.arguments import check_choice
 
 # A deep run is a whole ci run first: stopped at any time, it has seen every rule.
@@ -149,9 +149,9 @@ def request(
     other = set() if law is None else changed(law)
     checks = tuple(check for check in select(mergers or MERGERS) if not other & set(check.rules))
     chosen = tuple(dict.fromkeys(dtypes)) or tuple(module.DTYPES)
-    mostly = None if dtypes or level != "quick" else _mostly(module)
+    main = None if dtypes or level != "quick" else mostly(module)
     left_out = (skips or {}, xfails or {})
-    return Request(backend, module, device, chosen, checks, level, seed, *left_out, mostly, law, bool(mergers))
+    return Request(backend, module, device, chosen, checks, level, seed, *left_out, main, law, bool(mergers))
 
 
 def check_names_of(module: ModuleType, backend: str) -> None:
@@ -169,13 +169,6 @@ def check_names_of(module: ModuleType, backend: str) -> None:
         if not given:
             got = type(getattr(module, name)).__name__
             raise TypeError(f"conformance: `{name}` of {backend!r} must be {needed}, got a {got}")
-
-
-def _mostly(module: ModuleType) -> str | None:
-    """The dtype of most checks in a quick look, where everything is compiled anew in each; None for all of them."""
-    if not getattr(module, "COMPILES", False):
-        return None
-    return "float32" if "float32" in module.DTYPES else next(iter(module.DTYPES), None)
 
 
 def load(backend: str) -> ModuleType:

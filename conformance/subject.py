@@ -30,6 +30,13 @@ class Mismatch(AssertionError):
         self.message, self.snippet, self.rules, self.case = message, snippet, rules, case
 
 
+def mostly(module: ModuleType) -> str | None:
+    """The dtype of most checks, where everything is compiled anew in each; None where nothing is compiled."""
+    if not getattr(module, "COMPILES", False):
+        return None
+    return "float32" if "float32" in module.DTYPES else next(iter(module.DTYPES), None)
+
+
 @dataclass
 class Subject:
     """A backend in one dtype, and what its checks have measured.
@@ -60,10 +67,13 @@ class Subject:
 
     @property
     def options(self) -> dict[str, Any]:
-        """How `cases` chooses shapes and options. Where they are very few, every dtype begins with another one."""
+        """How `cases` chooses shapes and options. Where they are very few, every dtype begins with another one.
+
+        At level ci the dtype that is compiled for most gets every pair of options, the others every option.
+        """
         if not self.compiles:
             return {"options": "free"}
-        if self.level != "quick":
+        if self.level == "deep" or (self.level == "ci" and self.dtype == mostly(self.module)):
             return {"options": "pairs"}
         return {"options": "values", "turn": 2 * self.module.DTYPES.index(self.dtype)}
 

@@ -36,6 +36,7 @@ def python(*arguments: str, interpret: bool = True, **variables: str) -> subproc
 
 def cases(file: str, share: str = "0/1", **how: str | bool) -> str:
     options = ("-q", "-p", "triton_shares", "-p", "no:cacheprovider", "-p", "no:xdist")
+    options += ("-p", "triton_quickly") if how.get("interpret", True) else ()
     options += ("--override-ini", "addopts=--import-mode=importlib", str(HERE / file))
     return python("-m", "pytest", *options, TRITON_CASES_SHARE=share, **how).stdout  # type: ignore[arg-type]
 
@@ -49,11 +50,12 @@ def shares(**files: int) -> pytest.MarkDecorator:
 def conformance(*dtypes: str, device: str, interpret: bool) -> str:
     options = ("--merger", "tome", "--level", "quick", "--device", device, "--dtype", ",".join(dtypes))
     options += ("--skips", str(HERE / "triton_skips.txt")) if interpret else ()
-    return python("-c", ONE_RUN, "conformance", "--backend", "torch", *options, interpret=interpret).stdout
+    one_run = "import triton_quickly; " * interpret + ONE_RUN
+    return python("-c", one_run, "conformance", "--backend", "torch", *options, interpret=interpret).stdout
 
 
 @needs_triton
-@shares(cases=6, attention_cases=6)
+@shares(cases=3, attention_cases=2)
 def test_cases_under_the_interpreter(file: str, share: str) -> None:
     assert " passed" in cases(file, share)
 

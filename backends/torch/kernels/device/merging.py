@@ -150,7 +150,7 @@ def merge(
 
     y = tl.full((BLOCK_C,), 0, WORK)
     member = slot * 0 - 1
-    for i in range(0, count):
+    for i in range(0, tl.where(c > 0, count, 0)):  # without channels, sizes are all that is asked for
         member = _member(tokens_ptr, own, first + i, member, n, GROUPED)
         size = tl.load(size_ptr + member)
         at = member.to(tl.int64) * stride_n + channel * stride_c

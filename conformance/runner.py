@@ -77,8 +77,8 @@ def run_check(subject: Subject, check: Check, level: str = "ci", seed: int | Non
         return not_run(check, subject.dtype, "not applicable", reason)
     tried: list[bool] = []
     first: list[tuple[str, ...]] = []
-    attempt = _attempt(subject, _listening(check, first), level, seed, tried)
     subject.level = level
+    attempt = _attempt(subject, _listening(check, first), level, seed, tried)
     subject.budgets.clear()
     subject.budgets_of.clear()
     start = time.perf_counter()
@@ -173,7 +173,8 @@ def _remembered(rules: tuple[str, ...], first: list[tuple[str, ...]]) -> tuple[s
 def examples_of(check: Check, level: str, subject: Subject) -> int:
     """How many examples a check is tried on."""
     levels = COMPILED if subject.compiles else LEVELS
-    return max(1, round(levels[level] * check.share))
+    most = levels[level] / 2 if level == "ci" and subject.brief else levels[level]
+    return max(1, round(most * check.share))
 
 
 def not_run(check: Check, dtype: str, status: str, reason: str) -> Result:

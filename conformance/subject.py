@@ -67,15 +67,18 @@ class Subject:
 
     @property
     def options(self) -> dict[str, Any]:
-        """How `cases` chooses shapes and options. Where they are very few, every dtype begins with another one.
-
-        At level ci the dtype that is compiled for most gets every pair of options, the others every option.
-        """
+        """How `cases` chooses shapes and options. Where they are very few, every dtype begins with another one."""
         if not self.compiles:
             return {"options": "free"}
-        if self.level == "deep" or (self.level == "ci" and self.dtype == mostly(self.module)):
+        if not self.brief:
             return {"options": "pairs"}
         return {"options": "values", "turn": 2 * self.module.DTYPES.index(self.dtype)}
+
+    @property
+    def brief(self) -> bool:
+        """Whether little is compiled: in a quick look, and at level ci in all dtypes but one, which sees all pairs."""
+        beside = self.level == "ci" and self.dtype != mostly(self.module)
+        return self.compiles and (self.level == "quick" or beside)
 
     @property
     def compiles(self) -> bool:

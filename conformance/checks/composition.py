@@ -71,7 +71,7 @@ def compose(subject: Subject, data: Any, merger: str) -> None:
     # a group whose sizes are all zero is averaged plainly, which is not a product of matrices (docs/plan.md)
     case.inputs["size"] = np.maximum(data.draw(sizes((2, 9)), label="sizes"), 1)
     done, name = subject.run(case), merger
-    layers = 1 if subject.compiles and subject.level == "quick" else 2
+    layers = 1 if subject.brief else 2
     last = done
     for _ in range(layers):
         then, second = following(subject, data, last)

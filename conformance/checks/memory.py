@@ -27,7 +27,7 @@ THREADS = 4
 def any_case(subject: Subject, data: Any, merger: str) -> Case:
     """A case of a shape that no cache has seen, where shapes cost nothing; with all arrays that a call can take."""
     most = dict(MERGERS[merger].most_inputs)
-    if subject.compiles:
+    if subject.compiles or subject.slow:
         case: Case = data.draw(subject.cases(merger, "generic", fixed=most))
     else:
         case = data.draw(any_cases(merger, sized=True, **most))

@@ -12,7 +12,7 @@ from tokenmerge.conformance.strategies import odd_cases, odd_rows
 from tokenmerge.conformance.subject import Mismatch, Subject
 
 MOST = {"quick": 12}  # rows
-SOME = {"quick": 4, "ci": 12}  # where an interpreter takes a second for each
+SOME = {"quick": 2, "ci": 12}  # where an interpreter takes seconds for each
 FEW = {"quick": 1, "ci": 6}  # where each of them is compiled
 ALL = 10**6
 
@@ -22,6 +22,8 @@ def every_row(subject: Subject, data: Any, merger: str, kind: str) -> Iterator[C
     rows = odd_rows(merger, kind)
     few = SOME if subject.slow else FEW if subject.compiles else MOST
     most = few.get(subject.level, ALL)
+    if subject.brief:
+        most = max(1, most // 2)
     first = 5 * list(subject.module.DTYPES).index(subject.dtype)
     # from all over the list: its first rows hold most pairs, the last ones the odd ends
     step = max(1, len(rows) // most)

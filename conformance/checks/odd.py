@@ -12,7 +12,7 @@ from tokenmerge.conformance.strategies import odd_cases, odd_rows
 from tokenmerge.conformance.subject import Mismatch, Subject
 
 MOST = {"quick": 12}  # rows
-SOME = {"quick": 2, "ci": 12}  # where an interpreter takes seconds for each
+SOME = {"quick": 3, "ci": 12}  # where an interpreter takes seconds for each
 FEW = {"quick": 1, "ci": 6}  # where each of them is compiled
 ALL = 10**6
 

@@ -49,10 +49,10 @@ def class_row(query: Tensor, key: Tensor, *, size: Tensor | None = None, mask: T
     >>> class_row(torch.zeros(1, 1, 2, 1), torch.ones(1, 1, 2, 1)).tolist()
     [[[0.5, 0.5]]]
     """
-    if size is None and exporting():
+    if exporting():
         check.attention(query, key, size, mask, None)
         work = working_dtype(query, key)
-        return exported.class_row(query.to(work), key.to(work), mask)
+        return exported.class_row(query.to(work), key.to(work), mask, None if size is None else size.to(work))
     return attention_weights(query[:, :, :1], key, size=size, mask=mask)[:, :, 0]
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import torch
 
-from tokenmerge.backends.torch.precision import matmul
+from tokenmerge.backends.torch.precision import matmul, without_autocast, working_dtype
 
 Tensor = torch.Tensor
 
@@ -62,11 +62,12 @@ def true_first(flags: Tensor) -> Tensor:
     return torch.where(flags, later + n, later).topk(n, dim=-1).indices
 
 
-def class_row(query: Tensor, key: Tensor, mask: Tensor | None) -> Tensor:
+def class_row(query: Tensor, key: Tensor, mask: Tensor | None, size: Tensor | None = None) -> Tensor:
     """The first query's attention `(B,H,N)`; what a mask leaves out has numbers that mean nothing.
 
     Args:
         query, key: `(B,H,N,d)`, in working precision. mask: `(B,N)` or None.
+        size: `(B,N)` in working precision, or None for ones.
 
     >>> key = torch.tensor([[[[0.0], [1.0], [0.0]]]])
     >>> class_row(0 * key, key, torch.tensor([[True, True, False]])).tolist()
@@ -74,9 +75,36 @@ def class_row(query: Tensor, key: Tensor, mask: Tensor | None) -> Tensor:
     """
     # a sum of products, for which keys lie right; a product of matrices wants them the other way round
     logits = (query[:, :, :1] * query.shape[3] ** -0.5 * key).sum(dim=-1)
+    lowest = torch.finfo(logits.dtype).min  # and no infinity: a row of nothing else is no NaN
+    if size is not None:
+        logits = logits + torch.log(size)[:, None].clamp(min=lowest)
     if mask is not None:
-        logits = torch.where(mask[:, None], logits, torch.finfo(logits.dtype).min)
+        logits = torch.where(mask[:, None], logits, lowest)
     return torch.softmax(logits, dim=-1)
+
+
+def attention(
+    query: Tensor, key: Tensor, value: Tensor, size: Tensor | None, mask: Tensor | None, dropout: float
+) -> Tensor:
+    """`attention` inside of a network, where padding is finite and in every sample some key is real: `(B,H,M,d)`.
+
+    Args:
+        query: `(B,H,M,d)`; key, value: `(B,H,N,d)`, all in one dtype.
+        size: `(B,N)`, 0 for padding, or None for ones. mask: `(B,N)`, looked at where there are no sizes, or None.
+        dropout: of weights.
+
+    >>> q, k, v = torch.ones(1, 1, 1, 1), torch.ones(1, 1, 2, 1), torch.tensor([[[[0.0], [3.0]]]])
+    >>> attention(q, k, v, None, torch.tensor([[True, False]]), 0.0).tolist()
+    [[[[0.0]]]]
+    """
+    bias, dtype = None, query.dtype
+    if size is not None:  # in half precision, logarithms would be rounded
+        query, key, value = (each.to(working_dtype(each)) for each in (query, key, value))
+        bias = torch.log(size.to(query.dtype))[:, None, None, :]
+    elif mask is not None:
+        bias = torch.where(mask[:, None, None, :], 0, -torch.inf).to(dtype)
+    with without_autocast(query):
+        return torch.nn.functional.scaled_dot_product_attention(query, key, value, bias, dropout).to(dtype)
 
 
 def nearest(

@@ -309,7 +309,11 @@ class SelectionPlan(Plan):
         return self._take(x)
 
     def merge_size(self, size: Tensor | None = None) -> Tensor:
-        return self._take(self._sizes(size, torch.float32)[:, :, None])[:, :, 0]
+        sizes = self._sizes(size, torch.float32)
+        if exporting():
+            taken = sizes.gather(1, within(self.indices, sizes.shape[1]))
+            return taken if self.mask is None else torch.where(self.mask, taken, 0)
+        return self._take(sizes[:, :, None])[:, :, 0]
 
     def unmerge(self, y: Tensor) -> Tensor:
         self._check_unmerge(y)

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from tokenmerge.backends.torch import kernels
+from tokenmerge.backends.torch import exported, kernels
 from tokenmerge.backends.torch.ats import ATS, exported_plan
 from tokenmerge.backends.torch.attention import attention, class_row
 from tokenmerge.backends.torch.check import check
@@ -271,7 +271,10 @@ class Attention(nn.Module):
     def forward(self, query: Tensor, key: Tensor, value: Tensor, size: Tensor | None, mask: Tensor | None) -> Tensor:
         """What the queries `(B,H,M,d)` see, projected: `(B,M,C)`."""
         dropped = self.attn_dropout if self.training else 0.0
-        seen = attention(query, key, value, size=size, mask=mask, dropout=dropped)
+        if exporting():
+            seen = exported.attention(query, key, value, size, mask, dropped)
+        else:
+            seen = attention(query, key, value, size=size, mask=mask, dropout=dropped)
         return self.proj_drop(self.proj(seen.transpose(1, 2).flatten(2)))
 
 
@@ -331,7 +334,7 @@ def hide(size: Tensor | None, mask: Tensor | None, key: Tensor) -> tuple[Tensor 
 
     On a CPU size 0 hides them. A mask would, and clear keys and values besides, in a quarter of attention's own time.
     """
-    if mask is None or key.is_cuda or key.dtype != working_dtype(key):
+    if mask is None or key.is_cuda or key.dtype != working_dtype(key) or exporting():
         return size, mask
     return mask.to(key.dtype) if size is None else size, None
 

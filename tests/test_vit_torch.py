@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -49,6 +50,16 @@ def test_is_one_graph(name: str) -> None:
     compiled = torch.compile(torch_vit(config, params), fullgraph=True, backend="eager")
     with torch.no_grad():
         assert reference.differences(compiled(channels_first(images))) == []
+
+
+def test_a_network_can_be_copied() -> None:
+    merging = PatchMergerMerging(num_tokens_out=2)
+    config = ViTConfig(
+        image_size=8, patch_size=4, dim=4, depth=2, heads=1, pool="mean", class_token=False, merging=merging
+    )
+    network = get_vit(config, backend="torch").eval()
+    images = torch.ones(1, 3, 8, 8)
+    assert torch.equal(copy.deepcopy(network)(images).logits, network(images).logits)
 
 
 def test_patches_by_a_product_are_those_of_the_convolution() -> None:

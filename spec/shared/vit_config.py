@@ -81,6 +81,10 @@ class ViTConfig:
     )
     restore: bool = False
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> ViTConfig:
+        """Itself, which never changes: a network that holds it can be copied, a view of its mergers could not."""
+        return self
+
     def __post_init__(self) -> None:
         owner = "ViTConfig"
         for name in ("patch_size", "dim", "depth", "heads", "channels"):

@@ -165,6 +165,27 @@ def test_other_tokens_of_the_same_number_between_blocks_are_said(change: Any) ->
             model(images())
 
 
+@pytest.mark.parametrize("restore", [False, True])
+def test_tokens_that_are_changed_where_they_lie_are_said(restore: bool) -> None:
+    model = vit()
+
+    def change(module: Any, args: Any) -> None:
+        args[0].copy_(args[0].flip(1))
+
+    hook = model.blocks[1].register_forward_pre_hook(change)
+    with torch.no_grad(), patch(model, "tome", r=3, restore=restore):
+        if restore:
+            with pytest.raises(RuntimeError, match=r"must be given what the block before it returned"):
+                model(images())
+        else:
+            with pytest.warns(UserWarning, match=r"^patch: block 1 of VisionTransformer is given other tokens than"):
+                model(images())
+        hook.remove()
+        with torch.inference_mode(), warnings.catch_warnings():  # whose tensors count no changes
+            warnings.simplefilter("error")
+            model(images())
+
+
 def test_tokens_that_are_only_detached_between_blocks_are_the_same() -> None:
     model = vit()
     model.blocks[1].register_forward_pre_hook(lambda module, args: (args[0].detach(),))

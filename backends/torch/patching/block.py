@@ -22,7 +22,7 @@ from tokenmerge.backends.torch.patching.hook import Patch
 from tokenmerge.backends.torch.patching.marks import Role, role_of
 from tokenmerge.backends.torch.patching.parts import first, holds_parts, hook_parts, parts_of, with_first
 from tokenmerge.backends.torch.patching.readers import check_readers
-from tokenmerge.backends.torch.patching.state import Call, reference
+from tokenmerge.backends.torch.patching.state import Call, returned
 from tokenmerge.backends.torch.patching.tome import mean_key
 from tokenmerge.backends.torch.plan import compose_layers
 from tokenmerge.spec.shared.arguments import shown
@@ -131,7 +131,7 @@ class BlockRole(Role):
             x = self._restored(call, x)
         call.tokens = x
         call.counts.append(x.shape[1])
-        call.given = reference(x)
+        call.given = returned(x)
         return x
 
     def _restored(self, call: Call, x: Tensor) -> Tensor:

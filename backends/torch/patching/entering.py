@@ -140,10 +140,10 @@ def _check(patch: Patch, call: Call, name: str, x: Tensor) -> None:
             f"patch: {name} must be given the {call.size.shape[0]} images that the block before it returned, got "
             f"{x.shape[0]}"
         )
-    given = None if call.given is None else call.given()
-    if given is x or call.given is None:
+    if call.given is None or call.given.is_still(x):
         return
-    if not patch.restore and not _are_copies(given, x):
+    given = call.given()
+    if not patch.restore and (given is x or not _are_copies(given, x)):
         patch.say(
             f"{name} is given other tokens than the block before it returned; they are taken to be the same ones in "
             "the same order, as large as before",

@@ -17,7 +17,7 @@ from torch import nn
 from tokenmerge.backends.torch.patching.bias import attention_dtype, key_bias
 from tokenmerge.backends.torch.patching.hook import Hook, Patch
 from tokenmerge.backends.torch.patching.parts import BEFORE
-from tokenmerge.backends.torch.patching.state import Call, Last, reference
+from tokenmerge.backends.torch.patching.state import Call, Last, returned
 from tokenmerge.backends.torch.plan import Plan, SelectionPlan
 from tokenmerge.backends.torch.pooling import mean_pool
 
@@ -210,8 +210,8 @@ class Tokens(Hook):
         if mask is not None and call.merged_any and mask.shape[1] == output.shape[1]:
             output = torch.where(mask[:, :, None], output, 0)
         if isinstance(call, Last):
-            call.given = reference(output)
+            call.given = returned(output)
         elif len(call.plans) == self.patch.depth:
             call.tokens = output
-            thread.last.given = reference(output)
+            thread.last.given = returned(output)
         return output

@@ -66,7 +66,7 @@ class Call:
         self.whole: Plan | None = None
         self.known: tuple[Call, int] | None = None
         self.real: Tensor | None = None
-        self.given: weakref.ref[Tensor] | None = None  # what the last block returned
+        self.given: Returned | None = None  # what the last block returned
         self.removal: int | None = None  # tokens that the running block removes, once it is known
         self._merged_before = False
         self._table: Tensor | None = None
@@ -206,7 +206,7 @@ class Last:
         self.around = self.replaced = False
         self.real: Tensor | None = None
         self.whole: Plan | None = None
-        self.given: weakref.ref[Tensor] | None = None  # the tokens after the last norm
+        self.given: Returned | None = None  # the tokens after the last norm
 
     def keep(self, call: Call) -> None:
         """Keep the plans of a call, and no graph of it."""
@@ -228,9 +228,24 @@ def detached(plan: Plan | None) -> Plan | None:
     return DensePlan(plan.weights.detach(), plan.mask) if isinstance(plan, DensePlan) else plan
 
 
-def reference(tensor: Tensor) -> weakref.ref[Tensor] | None:
-    """A way to know a tensor again that does not keep it alive; a compiler has none."""
-    return None if observers.is_compiling() else weakref.ref(tensor)
+class Returned:
+    """A tensor that somebody was given, to know it again: it is not kept alive."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self._tensor = weakref.ref(tensor)
+        self._version = None if tensor.is_inference() else tensor._version  # which counts changes in place
+
+    def is_still(self, tensor: Tensor) -> bool:
+        """Whether it is this one, and nobody has written into it."""
+        return self._tensor() is tensor and (self._version is None or self._version == tensor._version)
+
+    def __call__(self) -> Tensor | None:
+        return self._tensor()
+
+
+def returned(tensor: Tensor) -> Returned | None:
+    """A mark of a tensor; a compiler has none."""
+    return None if observers.is_compiling() else Returned(tensor)
 
 
 class Reader:

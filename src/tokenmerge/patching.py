@@ -69,7 +69,7 @@ def patch(model: Any, name: str, **options: Any) -> Any:
 
     Args:
         model: a timm or Hugging Face vision transformer in PyTorch, or a module that holds exactly one; one in
-            Flax NNX or equimo.
+            Flax NNX, equimo or keras-hub on Keras' JAX backend.
         name: "tome", "ats", "patch_merger" or "ltm".
         **options: of the merger, such as `r=16`.
 
@@ -91,7 +91,9 @@ def patch(model: Any, name: str, **options: Any) -> Any:
     from tokenmerge.backends import get_backend
 
     lineage = {kind.__module__.partition(".")[0] for kind in type(model).__mro__}
-    return get_backend("jax" if lineage & {"flax", "equimo", "equinox"} else "torch").patch(model, name, **options)
+    return get_backend("jax" if lineage & {"flax", "equimo", "equinox", "keras_hub"} else "torch").patch(
+        model, name, **options
+    )
 
 
 def register_block(block_class: Any, **names: Any) -> None:

@@ -23,6 +23,7 @@ NEEDS = {
     PACKAGE / "backends" / "torch": "torch",
     PACKAGE / "backends" / "torch" / "kernels": "triton",
     PACKAGE / "backends" / "jax": "flax",
+    PACKAGE / "backends" / "jax" / "patching" / "keras.py": "keras_hub",
 }
 
 pytest_plugins = ["tokenmerge.conformance.plugin"]

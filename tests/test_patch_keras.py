@@ -14,7 +14,8 @@ from tokenmerge.spec.shared.vit_parameters import initial_parameters
 jax = pytest.importorskip("jax")
 os.environ.setdefault("KERAS_BACKEND", "jax")
 keras = pytest.importorskip("keras", reason="needs keras-hub")
-models = pytest.importorskip("keras_hub", reason="needs keras-hub").models
+hub = pytest.importorskip("keras_hub", reason="needs keras-hub")
+models, layers = hub.models, hub.layers
 jnp = jax.numpy
 if keras.config.backend() != "jax":
     pytest.skip("needs KERAS_BACKEND=jax", allow_module_level=True)
@@ -157,4 +158,6 @@ def test_bad_input() -> None:
     with pytest.raises(ValueError, match=r"^patch: `model` must classify its class token for 'ats'"):
         patch(network("gap"), "ats", max_tokens=5)
     with pytest.raises(ValueError, match=r"^patch: `model` must be a ViTBackbone of keras-hub"):
-        patch(models.ResNetBackbone([8], [3], [8], [1], [1], "basic_block", image_shape=(16, 16, 3)), "tome", r=1)
+        patch(layers.TransformerEncoder(16, 2), "tome", r=1)
+    with pytest.raises(TypeError, match=r"^patch: `model` must be a flax.nnx.Module or a ViT of equimo or keras-hub, got"):
+        patch(keras.Sequential(), "tome", r=1)

@@ -91,7 +91,7 @@ def patch(model: Any, name: str, **options: Any) -> Any:
     from tokenmerge.backends import get_backend
 
     lineage = {kind.__module__.partition(".")[0] for kind in type(model).__mro__}
-    return get_backend("jax" if lineage & {"flax", "equimo", "equinox", "keras_hub"} else "torch").patch(
+    return get_backend("jax" if lineage & {"flax", "equimo", "equinox", "keras"} else "torch").patch(
         model, name, **options
     )
 

@@ -159,5 +159,7 @@ def test_bad_input() -> None:
         patch(network("gap"), "ats", max_tokens=5)
     with pytest.raises(ValueError, match=r"^patch: `model` must be a ViTBackbone of keras-hub"):
         patch(layers.TransformerEncoder(16, 2), "tome", r=1)
-    with pytest.raises(TypeError, match=r"^patch: `model` must be a flax.nnx.Module or a ViT of equimo or keras-hub, got"):
+    with pytest.raises(
+        TypeError, match=r"^patch: `model` must be a flax.nnx.Module or a ViT of equimo or keras-hub, got"
+    ):
         patch(keras.Sequential(), "tome", r=1)

@@ -36,7 +36,7 @@ def attention_weights(
         query: `(H,M,d)` floating point; key: `(H,N,d)`.
         size: `(N,)` floating point, sizes of the keys' tokens; size 0 gets weight 0. None for plain attention.
         mask: `(N,)` bool, True where a key is real.
-        scale: None for `d**-0.5`.
+        scale: None for `d**-0.5`, which needs a channel.
 
     Returns:
         `(H,M,N)` in float32 at least; rows sum to one, or to zero where no key is real.

@@ -278,6 +278,7 @@ def helpers(module: Any, spec: bool) -> dict[str, Callable[[], Any]]:
         "scale is text": lambda: attention.attention(q, q, q, scale="3"),
         "scale is NaN": lambda: attention.attention(q, q, q, scale=np.nan),
         "scale is true": lambda: attention.attention_weights(q, q, scale=True),
+        "no scale for no channels": lambda: attention.attention_weights(q[..., :0], q[..., :0]),
         "normalize a list": lambda: module.tome.normalize([1.0]),
         "normalize integers": lambda: module.tome.normalize(array(1, 3, 4, dtype="i4")),
         "no score": lambda: module.ats.scores(array(1, 2, 3), q, score="x"),

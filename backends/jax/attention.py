@@ -27,7 +27,7 @@ def attention_weights(
     Args:
         query: `(B,H,M,d)` floating point; key: `(B,H,N,d)`.
         size: `(B,N)` floating point; size 0 is the same as masked. mask: `(B,N)` bool.
-        scale: None for `d**-0.5`.
+        scale: None for `d**-0.5`, which needs a channel.
 
     Returns:
         `(B,H,M,N)` in float32 at least.

@@ -207,6 +207,8 @@ class Calls:
         if scale is not None:
             infinity = float("inf")
             arguments.check_real("attention", "scale", scale, -infinity, infinity, "(-inf, inf)")
+        elif d == 0:
+            raise ValueError("attention: `scale` must be given for heads without channels, got None")
         return sizes
 
     def mean_pool(self, x: Any, size: Any, mask: Any) -> None:
